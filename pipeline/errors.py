@@ -1,0 +1,51 @@
+"""The two kinds of failure: a mistake of the user, and a source that cannot be encoded."""
+
+from enum import StrEnum
+
+
+class UserError(Exception):
+    """Bad usage, configuration or environment; jobs print its message and exit with code 1.
+
+    The message names the thing, the value and the remedy.
+    """
+
+
+class Reason(StrEnum):
+    """Why a source ended as ``skipped`` or ``failed``; stored in the table ``sources``."""
+
+    TOO_SHORT = "too_short"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    EMPTY_FILE = "empty_file"
+    UNSUPPORTED_CONTAINER = "unsupported_container"
+    INVALID_DATA = "invalid_data"
+    NO_VIDEO_STREAM = "no_video_stream"
+    DECODE_ERROR = "decode_error"
+    TOO_LARGE = "too_large"
+    BAD_TIMESTAMPS = "bad_timestamps"
+    EMPTY_RANGE = "empty_range"
+    HINT_MISMATCH = "hint_mismatch"
+    SOURCE_CHANGED = "source_changed"
+    NOT_FINITE = "not_finite"
+    OVERFLOW = "overflow"
+    INCOMPLETE = "incomplete"
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same bytes may succeed at another attempt."""
+        return self in _TRANSIENT
+
+
+_TRANSIENT = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.SOURCE_CHANGED, Reason.INCOMPLETE})
+
+
+class SourceError(Exception):
+    """One source cannot be read, decoded or encoded; the run goes on without it."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> "tuple[type[SourceError], tuple[Reason, str]]":
+        return SourceError, (self.reason, self.message)
