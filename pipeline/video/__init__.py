@@ -1,0 +1,1 @@
+"""From the bytes of an untrusted video or image file to windows of RGB frames."""

@@ -1,0 +1,104 @@
+"""What the header of a video or image says about it."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """Facts from a file's header and its first frame. Counts and durations there may be wrong.
+
+    Attributes:
+        width, height: display size in pixels: upright, after sample aspect ratio and rotation.
+        coded_width, coded_height: size of a decoded frame in pixels.
+        sar_num, sar_den: sample aspect ratio (width to height of a pixel), 1:1 if unspecified.
+        rotation: degrees counter-clockwise that turn a decoded frame upright: 0, 90, 180 or 270.
+        fps: average frame rate of the header, if it has one.
+        frames: number of frames according to the header, if it has one.
+        duration: seconds according to the header, if it has one.
+        codec, pixel_format, container: FFmpeg's names.
+        time_base_num, time_base_den: seconds per tick of a timestamp.
+        origin: timestamp (ticks) of the first frame that the decoder shows.
+        is_image: whether the file is a still image.
+    """
+
+    width: int
+    height: int
+    coded_width: int
+    coded_height: int
+    sar_num: int
+    sar_den: int
+    rotation: int
+    fps: float | None
+    frames: int | None
+    duration: float | None
+    codec: str
+    pixel_format: str
+    container: str
+    time_base_num: int
+    time_base_den: int
+    origin: int
+    is_image: bool
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick of a timestamp."""
+        return Fraction(self.time_base_num, self.time_base_den)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``to_dict``; unknown keys are refused.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+        """
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise TypeError(f"unknown facts: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def estimated_frames(
+        self, fps: Fraction | None, start: float | None, end: float | None
+    ) -> int | None:
+        """Output frames to expect between ``start`` and ``end``, or None if unknown.
+
+        A forecast from the header's figures, good for planning and for nothing else.
+
+        Args:
+            fps: output frames per second, or None for the source's own frames.
+            start: seconds after the first frame, or None for the beginning.
+            end: seconds after the first frame (not included), or None for the whole length.
+        """
+        if self.is_image:
+            return 1
+        begin = start or 0.0
+        rate = self.fps if self.fps and self.fps > 0 else None
+        if fps is None and start is None and end is None and self.frames is not None:
+            return self.frames
+        length = self._length(rate)
+        if length is None:
+            return None
+        stop = length if end is None else min(end, length)
+        if stop <= begin:
+            return 0
+        if fps is not None:
+            # Frame k exists while its time is not past the last frame, one source frame short
+            # of the length, and before the end.
+            last = length - (1 / rate if rate else 0.0)
+            exact = math.floor(max(0.0, last - begin) * fps + 1e-9) + 1
+            return exact if end is None else min(exact, math.ceil((end - begin) * fps - 1e-9))
+        if rate is None:
+            return None
+        return math.ceil((stop - begin) * rate - 1e-6)
+
+    def _length(self, rate: float | None) -> float | None:
+        """Seconds of video: from the frame count where there is one, else the duration."""
+        if self.frames is not None and rate is not None:
+            return self.frames / rate
+        return self.duration
