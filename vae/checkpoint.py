@@ -23,7 +23,6 @@ ALIASES = {
 """Names in the reference's module, and the names in the published file, which are ours."""
 
 ENCODER_PREFIX = "encoder."
-_V2_ONLY = "encoder.conv_patchify.conv.conv.weight"
 _LATENT_WEIGHT = "decoder.conv_in.conv.weight"
 _SHOWN = 5
 
@@ -174,7 +173,7 @@ def _digest(keys: list[str], read: Callable[[str], Tensor], source: str) -> str:
         dtype = str(tensor.dtype).removeprefix("torch.")
         shape = ",".join(str(size) for size in tensor.shape)
         digest.update(f"{name}\0{dtype}\0{shape}\0".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -204,7 +203,7 @@ def _hints(
     if not any(key.startswith((ENCODER_PREFIX, "decoder.")) for key in shapes):
         return ["No name begins with 'encoder.' or 'decoder.': this is no Step-Video VAE."]
     hints = []
-    if _V2_ONLY not in found and "encoder.conv_out.conv.weight" in found:
+    if not any("patchify" in key for key in shapes):
         hints.append(
             "It has no patchify layers, which is the mark of a version 1 file (vae.safetensors): "
             "use vae_v2.safetensors with version=2."

@@ -1,0 +1,48 @@
+"""Golden cases, narrow architectures and random clips shared by the tests of the autoencoder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vae import VAEConfig
+
+GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
+TINY = VAEConfig(
+    z_channels=2,
+    num_res_blocks=1,
+    encoder_ch=8,
+    encoder_ch_mult=(1, 2, 1, 1),
+    decoder_ch=8,
+    decoder_ch_mult=(1, 2, 1, 1),
+    norm_groups=4,
+)
+
+
+def golden_set(name: str) -> dict:
+    return json.loads((GOLDENS / name / "config.json").read_text())
+
+
+def golden_config(name: str) -> VAEConfig:
+    facts = golden_set(name)
+    return VAEConfig(**{f.name: facts[f.name] for f in dataclasses.fields(VAEConfig)})
+
+
+def golden_cases(name: str) -> list[str]:
+    return [case["file"] for case in golden_set(name)["cases"]]
+
+
+def load_case(name: str, file: str) -> dict[str, Tensor]:
+    case = load_file(GOLDENS / name / file)
+    case["input"] = case["input"].float() / 127.5 - 1
+    seeds = {c["file"]: c["noise_seed"] for c in golden_set(name)["cases"]}
+    case["noise_seed"] = seeds[file]
+    return case
+
+
+def random_clip(frames: int, height: int = 32, width: int = 32, batch: int = 1, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, frames, 3, height, width, generator=generator) * 2 - 1
