@@ -18,6 +18,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     EMPTY_FILE = "empty_file"
     UNSUPPORTED_CONTAINER = "unsupported_container"
+    UNSUPPORTED_CODEC = "unsupported_codec"
     INVALID_DATA = "invalid_data"
     NO_VIDEO_STREAM = "no_video_stream"
     DECODE_ERROR = "decode_error"
@@ -36,7 +37,9 @@ class Reason(StrEnum):
         return self in _TRANSIENT
 
 
-_TRANSIENT = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.SOURCE_CHANGED, Reason.INCOMPLETE})
+_TRANSIENT = frozenset(
+    {Reason.MISSING, Reason.UNREADABLE, Reason.SOURCE_CHANGED, Reason.INCOMPLETE}
+)
 
 
 class SourceError(Exception):

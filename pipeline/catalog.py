@@ -1,0 +1,255 @@
+"""The catalog: a dataset's rows with known column names, absolute URIs, identities and versions."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import Config, StorageConfig
+from pipeline.errors import SourceError, UserError
+from pipeline.identity import source_id, stable_hash
+from pipeline.listing import read_listing
+from pipeline.storage import absolute, protocol_of, stat_source
+
+_ALIASES = {
+    "video": ("video", "video_path", "media_path", "path", "file_name", "url", "uri"),
+    "caption": ("caption", "text", "cap", "prompt"),
+}
+_HINTS = {
+    "width": pa.int64(),
+    "height": pa.int64(),
+    "fps": pa.float64(),
+    "frames": pa.int64(),
+    "duration": pa.float64(),
+}
+_KNOWN = {
+    "video": pa.string(),
+    "caption": pa.string(),
+    "id": pa.string(),
+    "start": pa.float64(),
+    "end": pa.float64(),
+    "version": pa.string(),
+    **_HINTS,
+}
+_RESERVED = frozenset({"source_id", "revision", "run_id", "digest", "committed_at"})
+_STAT_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All sources of a dataset.
+
+    ``sources`` has the columns source_id, id, uri, start, end, version, pinned (whether the version
+    is the store's own, so that reads check it), width, height, fps, frames, duration, reason and
+    message (of sources that the store refused). ``columns`` has source_id, digest, caption and the
+    dataset's further columns. ``notes`` tells which column names were taken for what.
+    """
+
+    sources: pa.Table
+    columns: pa.Table
+    notes: tuple[str, ...]
+
+
+def read_catalog(config: Config) -> Catalog:
+    """List the dataset. Raises ``UserError``: unreadable, empty, missing column, duplicate ids."""
+    listing = read_listing(config.dataset, config.storage, _text_columns(config))
+    table = listing.table
+    if config.dataset.limit is not None:
+        table = table.slice(0, config.dataset.limit)
+    names, notes = _find_columns(table, config)
+    known = {
+        column: _cast(table, names[column], kind, config.dataset.uri)
+        if column in names
+        else pa.nulls(table.num_rows, kind)
+        for column, kind in _KNOWN.items()
+    }
+    uris = _resolve(known["video"], config.dataset.uri)
+    _check_ranges(known, config.dataset.uri)
+    keys = [i if i is not None else u for i, u in zip(known["id"].to_pylist(), uris, strict=True)]
+    ids = [
+        source_id(key, start, end)
+        for key, start, end in zip(
+            keys, known["start"].to_pylist(), known["end"].to_pylist(), strict=True
+        )
+    ]
+    _check_unique(ids, keys, config.dataset.uri)
+    versions, pinned, reasons, messages = _versions(
+        uris, known["version"].to_pylist(), listing.from_store, config.storage
+    )
+    sources = pa.table(
+        {
+            "source_id": ids,
+            "id": known["id"],
+            "uri": pa.array(uris, pa.string()),
+            "start": known["start"],
+            "end": known["end"],
+            "version": pa.array(versions, pa.string()),
+            "pinned": pa.array(pinned, pa.bool_()),
+            **{name: known[name] for name in _HINTS},
+            "reason": pa.array(reasons, pa.string()),
+            "message": pa.array(messages, pa.string()),
+        }
+    )
+    taken = set(names.values())
+    extra = [name for name in table.column_names if name not in taken]
+    return Catalog(sources, _user_columns(table, ids, known["caption"], extra), notes)
+
+
+def _text_columns(config: Config) -> set[str]:
+    """Names under which a column may hold text, though its values may look like numbers."""
+    names = config.dataset.columns
+    configured = (names.video, names.caption, names.id, names.version)
+    usual = {*_ALIASES["video"], *_ALIASES["caption"], "id", "version"}
+    return {name for name in configured if name is not None} | usual
+
+
+def _find_columns(table: pa.Table, config: Config) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Map our column names to the table's."""
+    found: dict[str, str] = {}
+    notes = []
+    for column in _KNOWN:
+        configured = getattr(config.dataset.columns, column)
+        if configured is not None:
+            if configured not in table.column_names:
+                raise UserError(
+                    f"dataset.columns.{column} is {configured!r}, but {config.dataset.uri} has the "
+                    f"columns {', '.join(table.column_names)}"
+                )
+            found[column] = configured
+            continue
+        for alias in _ALIASES.get(column, (column,)):
+            if alias in table.column_names:
+                found[column] = alias
+                if alias != column:
+                    notes.append(f"column {alias!r} is taken as {column!r}")
+                break
+    if "video" not in found:
+        raise UserError(
+            f"{config.dataset.uri} has no column of videos: it has "
+            f"{', '.join(table.column_names)}; name one 'video', "
+            "or set dataset.columns.video"
+        )
+    return found, tuple(notes)
+
+
+def _cast(table: pa.Table, name: str, kind: pa.DataType, uri: str) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(f"{uri}: column {name!r} cannot be read as {kind}: {error}") from error
+
+
+def _resolve(videos: pa.ChunkedArray, dataset_uri: str) -> list[str]:
+    folder = absolute(dataset_uri).rsplit("/", 1)[0]
+    uris = []
+    for row, video in enumerate(videos.to_pylist()):
+        if video is None or not video.strip():
+            raise UserError(f"{dataset_uri}: row {row + 1} names no video; fill or remove the row")
+        uris.append(absolute(video, folder if protocol_of(folder) != "file" else folder or "/"))
+    return uris
+
+
+def _check_ranges(known: dict[str, Any], uri: str) -> None:
+    for row, (start, end) in enumerate(
+        zip(known["start"].to_pylist(), known["end"].to_pylist(), strict=True)
+    ):
+        if (start is not None and not 0 <= start < float("inf")) or (
+            end is not None and not (start or 0) < end < float("inf")
+        ):
+            raise UserError(
+                f"{uri}: row {row + 1} has start {start} and end {end}; "
+                "seconds with 0 <= start < end are wanted"
+            )
+
+
+def _check_unique(ids: list[str], keys: list[str], uri: str) -> None:
+    first: dict[str, int] = {}
+    for row, identity in enumerate(ids):
+        if identity in first:
+            raise UserError(
+                f"{uri}: rows {first[identity] + 1} and {row + 1} are the same source "
+                f"({keys[row]!r} with equal start and end); remove one, or "
+                "give each an id of its own"
+            )
+        first[identity] = row
+
+
+def _versions(
+    uris: list[str], given: list[str | None], from_store: bool, storage: StorageConfig
+) -> tuple[list[str], list[bool], list[str | None], list[str | None]]:
+    """Version of every source: from the listing or the dataset's column, else asked in parallel."""
+    if from_store:
+        return [v or "" for v in given], [True] * len(uris), [None] * len(uris), [None] * len(uris)
+    wanted = sorted({uri for uri, version in zip(uris, given, strict=True) if version is None})
+
+    def ask(uri: str) -> tuple[str, SourceError | None]:
+        try:
+            return stat_source(uri, storage)[0], None
+        except SourceError as error:
+            return "", error
+
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        answers = dict(zip(wanted, pool.map(ask, wanted), strict=True))
+    versions, pinned, reasons, messages = [], [], [], []
+    for uri, version in zip(uris, given, strict=True):
+        found, error = (version, None) if version is not None else answers[uri]
+        versions.append(found)
+        pinned.append(version is None)
+        reasons.append(None if error is None else str(error.reason))
+        messages.append(None if error is None else error.message)
+    return versions, pinned, reasons, messages
+
+
+def _user_columns(
+    table: pa.Table, ids: list[str], caption: pa.ChunkedArray, extra: list[str]
+) -> pa.Table:
+    clash = sorted(_RESERVED.intersection(extra))
+    if clash:
+        raise UserError(
+            f"the dataset's columns {', '.join(clash)} have names that the cache uses itself; "
+            "rename them in the dataset"
+        )
+    columns = {name: table[name] for name in extra if not pa.types.is_null(table[name].type)}
+    rows = pa.table({"caption": caption, **columns}).to_pylist()
+    digests = [
+        stable_hash(["columns", {k: _plain(v) for k, v in row.items() if v is not None}])
+        for row in rows
+    ]
+    return pa.table({"source_id": ids, "digest": digests, "caption": caption, **columns})
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, for the digest that tells whether a row changed."""
+    if isinstance(value, bool | int | float | str):
+        return value if value == value else "nan"
+    return repr(value)
+
+
+def changed_columns(catalog: Catalog, known: pa.Table) -> pa.Table:
+    """Rows of ``catalog.columns`` whose digest is not the newest one in the table ``captions``.
+
+    Adds the column ``revision``: one more than the newest known, from 1.
+    """
+    newest = newest_by_source(known.select(["source_id", "revision", "digest"]))
+    seen = {row["source_id"]: (row["revision"], row["digest"]) for row in newest.to_pylist()}
+    ids = catalog.columns["source_id"].to_pylist()
+    digests = catalog.columns["digest"].to_pylist()
+    keep = [seen.get(i, (0, None))[1] != d for i, d in zip(ids, digests, strict=True)]
+    revisions = [seen.get(i, (0, None))[0] + 1 for i in ids]
+    table = catalog.columns.append_column("revision", pa.array(revisions, pa.int64()))
+    return table.filter(pa.array(keep, pa.bool_()))
+
+
+def newest_by_source(table: pa.Table) -> pa.Table:
+    """The row of the highest revision of every source (ties: the last by ``run_id``)."""
+    if table.num_rows == 0:
+        return table
+    keys = [("source_id", "ascending"), ("revision", "ascending")]
+    if "run_id" in table.column_names:
+        keys.append(("run_id", "ascending"))
+    ordered = table.take(pc.sort_indices(table, sort_keys=keys))
+    ids = ordered["source_id"].combine_chunks()
+    last = pc.fill_null(pc.not_equal(ids[:-1], ids[1:]), True)
+    return ordered.filter(pa.concat_arrays([last, pa.array([True])]))

@@ -1,0 +1,212 @@
+"""Commit: progress made durable. The driver is the only committer; data first, then the tables."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.buckets import Bucket
+from pipeline.coverage import Coverage, merge
+from pipeline.errors import Reason
+from pipeline.identity import stable_hash
+from pipeline.manifest import Manifest, now
+from pipeline.packs import Event, facts_to_json
+from pipeline.plan import SourcePlan
+from pipeline.schema import SOURCES
+from pipeline.stages.write import Written
+from pipeline.windows import WINDOW_FRAMES
+
+
+@dataclass
+class _Open:
+    """A source that has not ended yet: the windows held and what is known of its end."""
+
+    plan: SourcePlan
+    held: dict[Bucket, tuple[tuple[int, int], ...]]
+    windows: int | None
+    frames_actual: int | None
+    facts: str | None
+
+    @property
+    def coverage(self) -> Coverage:
+        return Coverage(self.held, self.windows, self.frames_actual)
+
+
+@dataclass
+class Tally:
+    """What this run wrote, and how the sources that it worked on ended."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    windows: int = 0
+    shards: int = 0
+    bytes: int = 0
+
+
+class Committer:
+    """Gathers write results and appends them: segments to ``samples``, then ends to ``sources``.
+
+    A source ends ``ok`` when its windows up to the end of its data are held at every bucket,
+    ``skipped`` when the data hold no window, ``failed`` at the first event that says so.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        run_id: str,
+        contract_id: str,
+        sources: Mapping[str, SourcePlan],
+        commit_seconds: float,
+    ) -> None:
+        self.tally = Tally()
+        self._manifest = manifest
+        self._run_id = run_id
+        self._contract_id = contract_id
+        self._seconds = commit_seconds
+        self._last = time.monotonic()
+        self._open: dict[str, _Open] = {}
+        self._segments: list[dict[str, Any]] = []
+        self._ends: list[dict[str, Any]] = []
+        for plan in sources.values():
+            self._begin(plan)
+
+    @property
+    def unfinished(self) -> int:
+        """Sources of the plan that have not ended yet."""
+        return len(self._open)
+
+    def _begin(self, plan: SourcePlan) -> None:
+        facts = None if plan.facts is None else facts_to_json(plan.facts)
+        state = _Open(
+            plan,
+            dict(plan.coverage.held),
+            plan.coverage.windows,
+            plan.coverage.frames_actual,
+            facts,
+        )
+        if plan.failure is not None:
+            self._end(state, "failed", plan.failure.reason, plan.failure.message)
+            return
+        self._open[plan.source_id] = state
+        self._close_if_complete(state)
+
+    def add(self, written: Written) -> None:
+        """Take one write result; commits when the last time is ``commit_seconds`` ago."""
+        self.tally.shards += len(written.shards)
+        self.tally.bytes += sum(written.shards.values())
+        for segment in written.segments:
+            self._segments.append(segment)
+            self.tally.windows += segment["windows"]
+            self._hold(segment)
+        for event in written.events:
+            self._note(event)
+        if time.monotonic() - self._last >= self._seconds:
+            self.commit()
+
+    def _hold(self, segment: Mapping[str, Any]) -> None:
+        state = self._open.get(segment["source_id"])
+        if state is None or state.plan.generation != segment["generation"]:
+            return
+        first = segment["first_window"]
+        bucket = Bucket.parse(segment["bucket"])
+        span = (first, first + segment["windows"])
+        state.held[bucket] = merge([*state.held.get(bucket, ()), span])
+        self._close_if_complete(state)
+
+    def _note(self, event: Event) -> None:
+        state = self._open.get(event.source_id)
+        if state is None or state.plan.generation != event.generation:
+            return
+        if event.kind == "failed":
+            self._end(state, "failed", Reason(event.reason), event.message)
+            return
+        state.windows, state.frames_actual = event.windows, event.frames_actual
+        state.facts = event.facts
+        self._close_if_complete(state)
+
+    def _close_if_complete(self, state: _Open) -> None:
+        if not state.coverage.complete(state.plan.buckets):
+            return
+        if state.windows:
+            self._end(state, "ok", None, "")
+        else:
+            message = (
+                f"{state.frames_actual} frames at the wanted rate; a window takes {WINDOW_FRAMES} "
+                "(see windows.tail and windows.min_frames)"
+            )
+            self._end(state, "skipped", Reason.TOO_SHORT, message)
+
+    def _end(self, state: _Open, status: str, reason: Reason | None, message: str) -> None:
+        plan = state.plan
+        self._open.pop(plan.source_id, None)
+        self.tally.statuses[status] += 1
+        if reason is not None:
+            self.tally.reasons[f"{status}: {reason}"] += 1
+            self.tally.examples.setdefault(f"{status}: {reason}", f"{plan.uri}: {message}")
+        self._ends.append(
+            {
+                "source_id": plan.source_id,
+                "revision": plan.revision,
+                "run_id": self._run_id,
+                "id": plan.user_id,
+                "uri": plan.uri,
+                "start": plan.start,
+                "end": plan.end,
+                "version": plan.version,
+                "recipe": plan.recipe,
+                "generation": plan.generation,
+                "contract_id": self._contract_id,
+                "status": status,
+                "reason": None if reason is None else str(reason),
+                "message": message or None,
+                "attempts": plan.attempts + 1,
+                "frames_actual": state.frames_actual,
+                "windows": state.windows if status == "ok" else None,
+                "buckets": [bucket.name for bucket in plan.buckets],
+                "facts": state.facts,
+            }
+        )
+
+    def commit(self) -> None:
+        """Append what has been gathered: first the segments, then the ended sources."""
+        at = now()
+        stamp = {"run_id": self._run_id, "committed_at": at}
+        segments = [
+            {**segment, "segment_id": _segment_id(segment), **stamp} for segment in self._segments
+        ]
+        self._manifest.append("samples", segments)
+        self._segments = []
+        self._manifest.append("sources", [{**end, "committed_at": at} for end in self._ends])
+        self._ends = []
+        self._last = time.monotonic()
+
+    def give_up(self) -> None:
+        """End the sources that are open still, after all work came back, as ``incomplete``."""
+        message = "the run ended without all of its windows; run again to resume"
+        for state in list(self._open.values()):
+            self._end(state, "failed", Reason.INCOMPLETE, message)
+
+    def bury(self, removed: pa.Table) -> None:
+        """Append a tombstone for every source that left the dataset."""
+        rows = [
+            {
+                **row,
+                "revision": row["revision"] + 1,
+                "run_id": self._run_id,
+                "status": "removed",
+                "reason": None,
+                "message": None,
+                "committed_at": now(),
+            }
+            for row in removed.select(SOURCES.names).to_pylist()
+        ]
+        self._manifest.append("sources", rows)
+
+
+def _segment_id(segment: Mapping[str, Any]) -> str:
+    fields = [segment[name] for name in ("generation", "bucket", "first_window", "windows")]
+    return stable_hash(["segment", *fields])

@@ -1,0 +1,76 @@
+"""The contract: what a trainer must know to use the numbers, written once, compared whole."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pipeline.errors import UserError
+from pipeline.identity import stable_hash
+
+FORMAT_VERSION = 1
+"""Version of the cache's layout on storage; readers refuse a newer one."""
+
+CONTRACT_PATH = "contract.json"
+
+
+class ContractError(UserError):
+    """A cache does not fit what the configuration or the reader expects."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Facts that hold for every sample of a cache.
+
+    ``value_range``: pixel range given to the VAE; ``layout``: axes of a stored tensor;
+    ``statistic``: ``moments`` (mean and logvar), ``mean`` or ``sample``; ``dtype``: as stored;
+    ``scale``, ``shift``: stored = (latent − shift) · scale (1 and 0: the published model
+    normalises nothing); ``window_frames``, ``latent_frames``: frames of a window before and after.
+    """
+
+    format_version: int
+    vae_version: int
+    z_channels: int
+    encoder_sha256: str
+    value_range: tuple[float, float]
+    layout: str
+    statistic: str
+    dtype: str
+    scale: float
+    shift: float
+    window_frames: int
+    latent_frames: int
+
+    @property
+    def contract_id(self) -> str:
+        """Hash of all fields: equal contracts have equal ids."""
+        return stable_hash(["contract", json.loads(self.to_json())])
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors stored for each sample."""
+        return ("mean", "logvar") if self.statistic == "moments" else (self.statistic,)
+
+    def to_json(self) -> str:
+        """The text of ``contract.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], origin: str) -> Self:
+        """Read a contract; ``origin`` names it in errors. Raises ``ContractError``."""
+        version = fields.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ContractError(
+                f"{origin}: format_version {version!r} cannot be read by this t2v-latents, which "
+                f"reads {FORMAT_VERSION}; install the version that wrote the cache, or a newer one"
+            )
+        known = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != known:
+            odd = sorted(known.symmetric_difference(fields))
+            raise ContractError(f"{origin}: missing or unknown contract fields: {', '.join(odd)}")
+        return cls(**{**fields, "value_range": tuple(fields["value_range"])})
+
+    def differing_fields(self, other: "Contract") -> dict[str, tuple[Any, Any]]:
+        """Fields whose values differ, as ``{name: (ours, theirs)}``."""
+        ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}

@@ -1,0 +1,110 @@
+"""The forecast of a plan: windows, bytes per statistic, and encoder time at a stated rate."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.buckets import Bucket
+from pipeline.config import Config
+from pipeline.contract import Contract
+from pipeline.manifest import Manifest
+from pipeline.recipe import latent_values
+from pipeline.weights import vae_config
+from pipeline.windows import WINDOW_FRAMES
+from vae import AutoencoderKL
+
+ASSUMED_TFLOPS = {"cuda": 350.0, "cpu": 0.05}
+"""Rates assumed before a cache has a run of its own: bfloat16 convolutions on one H100 reach about
+350 TFLOP/s, float32 ones about 0.05 TFLOP/s on one CPU core."""
+
+STATISTIC_TENSORS = {"moments": 2, "mean": 1, "sample": 1}
+"""Tensors stored for each statistic."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Encoder speed in FLOP/s for one encoder, and where the figure comes from."""
+
+    flops: float
+    origin: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a plan will take. ``bytes`` maps statistic to stored bytes; ``seconds`` is wall time."""
+
+    windows: int
+    bytes: Mapping[str, int]
+    flop: float
+    seconds: float
+    rate: Rate
+
+
+def window_flop(config: Config, buckets: list[Bucket]) -> dict[Bucket, float]:
+    """FLOPs of encoding one window at each bucket, counted on tensors that hold no data."""
+    with torch.device("meta"):
+        vae = AutoencoderKL.from_config(vae_config(config.vae))
+    counted = {}
+    for bucket in buckets:
+        window = torch.empty(1, WINDOW_FRAMES, 3, bucket.height, bucket.width, device="meta")
+        with FlopCounterMode(display=False) as counter:
+            vae.posterior(window)
+        counted[bucket] = float(counter.get_total_flops())
+    return counted
+
+
+def encoder_rate(config: Config, manifest: Manifest) -> Rate:
+    """Configured, else achieved by this cache's newest finished run, else assumed."""
+    if config.forecast.tflops_per_encoder is not None:
+        return Rate(config.forecast.tflops_per_encoder * 1e12, "forecast.tflops_per_encoder")
+    runs = manifest.read("runs", columns=["run_id", "state", "at", "report"]).to_pylist()
+    for row in sorted(runs, key=lambda row: row["at"], reverse=True):
+        report = json.loads(row["report"]) if row["report"] else {}
+        if row["state"] == "finished" and report.get("encoder_flops"):
+            return Rate(report["encoder_flops"], f"achieved by run {row['run_id']}")
+    if config.run.gpus_per_encoder > 0:
+        return Rate(
+            ASSUMED_TFLOPS["cuda"] * 1e12 * config.run.gpus_per_encoder, "assumed for a GPU"
+        )
+    threads = config.run.encoder_threads or 1
+    return Rate(ASSUMED_TFLOPS["cpu"] * 1e12 * threads, f"assumed for {threads} CPU thread(s)")
+
+
+def make_forecast(
+    config: Config, contract: Contract, manifest: Manifest, windows: Mapping[Bucket, int]
+) -> Forecast:
+    """Forecast encoding ``windows`` (count by bucket; images count as whole windows: too high)."""
+    flop = window_flop(config, sorted(windows))
+    total = sum(flop[bucket] * count for bucket, count in windows.items())
+    values = sum(latent_values(contract, bucket) * count for bucket, count in windows.items())
+    itemsize = np.dtype(contract.dtype).itemsize
+    rate = encoder_rate(config, manifest)
+    return Forecast(
+        windows=sum(windows.values()),
+        bytes={name: n * values * itemsize for name, n in STATISTIC_TENSORS.items()},
+        flop=total,
+        seconds=total / rate.flops / config.run.encoders,
+        rate=rate,
+    )
+
+
+def packs_per_shard(config: Config, contract: Contract, forecast: Forecast) -> int:
+    """Packs that make a shard: of ``output.shard_bytes``, but no more than some minutes' work.
+
+    Work in a shard that is not written yet is lost when a run is killed, so slow encoders write
+    smaller shards (``run.shard_seconds``).
+    """
+    pixels = WINDOW_FRAMES * 16 * 16 * 3  # bytes of frames for one latent position
+    stored = latent_values(contract, Bucket(16, 16)) * len(contract.tensors)
+    ratio = stored * np.dtype(contract.dtype).itemsize / pixels
+    by_bytes = config.output.shard_bytes / (config.run.pack_bytes * ratio)
+    if forecast.windows == 0:
+        return max(1, round(by_bytes))
+    seconds_per_byte = forecast.seconds / (forecast.bytes[contract.statistic] or 1)
+    seconds_per_pack = seconds_per_byte * config.run.pack_bytes * ratio
+    by_time = config.run.shard_seconds / seconds_per_pack if seconds_per_pack else by_bytes
+    return max(1, round(min(by_bytes, by_time)))

@@ -1,0 +1,127 @@
+"""The graph: a plan's units through decode, encode and write as one Ray Data execution."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoolStrategy
+
+from pipeline.config import Config
+from pipeline.plan import ProbeAnswer
+from pipeline.recipe import Recipe
+from pipeline.runner import LocalRunner, probe_file
+from pipeline.stages.decode import UNIT, make_decode_fn
+from pipeline.stages.encode import Encoder
+from pipeline.stages.write import RESULT, Written, make_write_fn
+from pipeline.units import Unit
+
+PROBE_IN_CLUSTER = 1000
+"""Files from which on headers are read by the cluster rather than by the driver's threads."""
+
+_CODEC_RECYCLE_CALLS = 200
+_WRITE_CPUS = 0.25
+
+
+def make_graph(
+    units: Sequence[Unit], config: Config, recipe: Recipe, packs_per_shard: int
+) -> ray.data.Dataset:
+    """Sources → decode → encode → write; the driver commits what comes out.
+
+    Rows are units, then packs, then write results. Decode and encode ask for different resources,
+    so that Ray Data never fuses them into one operator: that would serialise them.
+    """
+    run = config.run
+    return (
+        ray.data.from_items(
+            [{UNIT: unit.to_json()} for unit in units], override_num_blocks=len(units)
+        )
+        .map_batches(
+            make_decode_fn(config, recipe),
+            batch_size=1,
+            num_cpus=1,
+            max_calls=_CODEC_RECYCLE_CALLS,
+            compute=TaskPoolStrategy(size=run.decode_tasks),
+        )
+        .map_batches(
+            Encoder,
+            fn_constructor_kwargs={"config": config, "recipe": recipe},
+            batch_size=1,
+            num_gpus=run.gpus_per_encoder,
+            num_cpus=run.cpus_per_encoder,
+            compute=ActorPoolStrategy(size=run.encoders),
+        )
+        .map_batches(
+            make_write_fn(config, recipe),
+            batch_size=packs_per_shard,
+            num_cpus=_WRITE_CPUS,
+        )
+    )
+
+
+def configure_context(config: Config) -> None:
+    """Settings of Ray Data; they hold for datasets made afterwards."""
+    context = DataContext.get_current()
+    context.target_max_block_size = config.run.pack_bytes
+    context.execution_no_progress_timeout_s = -1  # waiting for a GPU is no failure
+    context.max_consecutive_actor_init_deaths = 16  # a bad node must not end the run
+    context.enable_progress_bars = False  # progress is printed by the driver
+    if config.run.object_store_bytes is not None:
+        context.execution_options.resource_limits = ExecutionResources.for_limits(
+            object_store_memory=config.run.object_store_bytes // 2
+        )
+
+
+class RayRunner:
+    """Carries units through the stages on the cluster of ``RAY_ADDRESS``, else a local one."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def __enter__(self) -> "RayRunner":
+        if ray.is_initialized():
+            self._own = False
+            return self
+        self._own = True
+        run = self.config.run
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=run.num_cpus,
+                num_gpus=run.num_gpus,
+                object_store_memory=run.object_store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own:
+            ray.shutdown()
+
+    def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+        """Probe on the driver, or on the cluster when there are many files."""
+        if len(files) < PROBE_IN_CLUSTER:
+            return LocalRunner(self.config).probe(files)
+        config = self.config
+        size = -(-len(files) // (4 * config.run.probe_tasks))
+        chunks = [files[first : first + size] for first in range(0, len(files), size)]
+
+        @ray.remote(num_cpus=0.25)
+        def probe_chunk(chunk: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+            return [probe_file(uri, pinned, config) for uri, pinned in chunk]
+
+        answers = ray.get([probe_chunk.remote(chunk) for chunk in chunks])
+        return [answer for chunk in answers for answer in chunk]
+
+    def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
+        """Execute the graph; yields write results as they become durable."""
+        configure_context(self.config)
+        graph = make_graph(units, self.config, recipe, packs_per_shard)
+        for row in graph.iter_rows():
+            yield Written.from_json(row[RESULT])

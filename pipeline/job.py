@@ -1,0 +1,263 @@
+"""The main job: list, probe, plan, run, commit, publish."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+from pipeline.catalog import Catalog, read_catalog
+from pipeline.commit import Committer
+from pipeline.config import Config
+from pipeline.contract import Contract, ContractError
+from pipeline.forecast import Forecast, make_forecast, packs_per_shard
+from pipeline.manifest import Manifest, now
+from pipeline.plan import Plan, make_plan
+from pipeline.recipe import Recipe
+from pipeline.report import (
+    ProgressLine,
+    RunReport,
+    plan_json,
+    plan_text,
+    source_counts,
+    summary_text,
+)
+from pipeline.runner import LocalRunner, Runner
+from pipeline.sheet import write_contact_sheet
+from pipeline.storage import Store
+from pipeline.weights import make_contract
+
+EXIT_DONE = 0
+EXIT_USAGE = 1
+EXIT_FAILURES = 2
+EXIT_TERMINATED = 143
+
+_RECORDED_PACKAGES = ("t2v-latents", "av", "deltalake", "numpy", "pyarrow", "ray", "torch")
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a single run is asked to do beyond its configuration."""
+
+    plan_only: bool = False
+    overwrite: bool = False
+    retry_failed: bool = False
+
+
+def run_job(config: Config, options: JobOptions) -> int:
+    """Bring the cache up to the dataset; returns the process's exit code.
+
+    Prints the plan and a summary, last the run's JSON object, to stdout; progress goes to stderr.
+    Raises ``UserError`` when the run cannot start.
+    """
+    with _runner(config) as runner, _sigterm_raises():
+        return _Job(config, options, runner).run()
+
+
+@contextlib.contextmanager
+def _runner(config: Config) -> Iterator[Runner]:
+    if config.run.runner == "local":
+        yield LocalRunner(config)
+        return
+    from pipeline.graph import RayRunner
+
+    with RayRunner(config) as runner:
+        yield runner
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into ``Terminated``; only the main thread may ask for this."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def new_run_id() -> str:
+    """UTC time and some random digits: sorts by start, and is unique."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+class _Job:
+    """One run. Each step is a method; ``run`` reads as the list of them."""
+
+    def __init__(self, config: Config, options: JobOptions, runner: Runner) -> None:
+        self.config = config
+        self.options = options
+        self.runner = runner
+        self.run_id = new_run_id()
+        self.started = time.monotonic()
+        self.manifest = Manifest(Store(config.output.uri, config.storage))
+
+    def run(self) -> int:
+        contract = self.check_contract()
+        recipe = Recipe.from_config(self.config, contract)
+        catalog = self.list_sources()
+        plan = self.plan(catalog, recipe)
+        forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
+        print(plan_text(plan, forecast), flush=True)
+        if self.options.plan_only:
+            print(plan_json(plan, forecast), flush=True)
+            return EXIT_DONE
+        self.begin(contract, plan)
+        committer = Committer(
+            self.manifest,
+            self.run_id,
+            contract.contract_id,
+            plan.sources,
+            self.config.run.commit_seconds,
+        )
+        try:
+            flops = self.execute(plan, recipe, forecast, committer)
+        except Terminated:
+            committer.commit()
+            self.finish("stopped", plan, committer, contract, snapshot=None, flops=None)
+            return EXIT_TERMINATED
+        committer.give_up()
+        committer.commit()
+        committer.bury(plan.removed)
+        snapshot = self.manifest.publish(self.run_id, contract)
+        report = self.finish("finished", plan, committer, contract, snapshot.number, flops)
+        failed = report.sources["failed"] / report.sources["total"]
+        if failed > self.config.max_failure_rate:
+            print(
+                f"{report.sources['failed']} of {report.sources['total']} sources failed: more "
+                f"than max_failure_rate {self.config.max_failure_rate}",
+                file=sys.stderr,
+            )
+            return EXIT_FAILURES
+        return EXIT_DONE
+
+    def check_contract(self) -> Contract:
+        """The configuration's contract; refuses a cache that keeps another one."""
+        wanted = make_contract(self.config)
+        if self.config.vae.checkpoint is None:
+            print(
+                "warning: the VAE's weights are random (vae.random_seed): good for a demo or a "
+                "test, worthless for training; set vae.checkpoint to vae_v2.safetensors",
+                file=sys.stderr,
+            )
+        found = self.manifest.contract()
+        if found is not None and found != wanted and not self.options.overwrite:
+            fields = "; ".join(
+                f"{name} is {ours!r} in the cache and {theirs!r} in the configuration"
+                for name, (ours, theirs) in found.differing_fields(wanted).items()
+            )
+            raise ContractError(
+                f"{self.manifest.store.uri} keeps another contract: {fields}. Write to a new "
+                "output.uri, or pass --overwrite to encode everything anew under the new contract"
+            )
+        return wanted
+
+    def list_sources(self) -> Catalog:
+        catalog = read_catalog(self.config)
+        for note in catalog.notes:
+            print(f"dataset: {note}", file=sys.stderr)
+        return catalog
+
+    def plan(self, catalog: Catalog, recipe: Recipe) -> Plan:
+        return make_plan(
+            self.config,
+            catalog,
+            self.manifest,
+            recipe,
+            self.run_id,
+            self.runner.probe,
+            overwrite=self.options.overwrite,
+            retry_failed=self.options.retry_failed,
+        )
+
+    def begin(self, contract: Contract, plan: Plan) -> None:
+        """Make the contract, the run and changed captions durable before any work."""
+        if self.manifest.contract() != contract:
+            self.manifest.write_contract(contract)
+        self.record("started", contract, "")
+        self.manifest.append_columns(self.run_id, plan.columns)
+
+    def execute(
+        self, plan: Plan, recipe: Recipe, forecast: Forecast, committer: Committer
+    ) -> float | None:
+        """Run the units; returns the FLOP/s that an encoder achieved, None for nothing done."""
+        if not plan.units:
+            return None
+        packs = packs_per_shard(self.config, recipe.contract, forecast)
+        begun = time.monotonic()
+        with ProgressLine(forecast.windows) as progress:
+            for written in self.runner.run(plan.units, recipe, packs):
+                committer.add(written)
+                progress.update(committer.tally)
+        seconds = time.monotonic() - begun
+        share = committer.tally.windows / max(forecast.windows, 1)
+        return forecast.flop * share / seconds / self.config.run.encoders or None
+
+    def finish(
+        self,
+        state: str,
+        plan: Plan,
+        committer: Committer,
+        contract: Contract,
+        snapshot: int | None,
+        flops: float | None,
+    ) -> RunReport:
+        """Record the run and print what it did."""
+        tally = committer.tally
+        report = RunReport(
+            run_id=self.run_id,
+            sources=source_counts(plan, tally),
+            windows=tally.windows,
+            shards=tally.shards,
+            bytes=tally.bytes,
+            seconds=time.monotonic() - self.started,
+            snapshot=snapshot,
+        )
+        self.record(
+            state, contract, json.dumps({**json.loads(report.to_json()), "encoder_flops": flops})
+        )
+        if snapshot is not None and self.config.report.contact_sheet_windows:
+            path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
+            print(f"looked   {path}")
+        print(summary_text(plan, tally, report, self.manifest.store.uri))
+        print(report.to_json(), flush=True)
+        return report
+
+    def record(self, state: str, contract: Contract, report: str) -> None:
+        """Append to the table ``runs``."""
+        versions = {name: _version(name) for name in _RECORDED_PACKAGES}
+        self.manifest.append(
+            "runs",
+            [
+                {
+                    "run_id": self.run_id,
+                    "state": state,
+                    "at": now(),
+                    "config": self.config.model_dump_json(),
+                    "contract_id": contract.contract_id,
+                    "report": report,
+                    "versions": json.dumps(versions),
+                }
+            ],
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

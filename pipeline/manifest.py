@@ -1,0 +1,218 @@
+"""The manifest: four append-only Delta tables and the published snapshots that pin them."""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable, write_deltalake
+
+from pipeline.contract import CONTRACT_PATH, FORMAT_VERSION, Contract
+from pipeline.errors import UserError
+from pipeline.schema import TABLES
+from pipeline.storage import Store
+
+_TABLE_SETTINGS = {
+    "delta.logRetentionDuration": "interval 3650 days",
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+}
+"""Snapshots pin table versions, so delta-rs must never clean the log up by itself."""
+
+SNAPSHOT_FOLDER = "snapshots"
+
+
+def now() -> datetime.datetime:
+    """The present time, in UTC."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One published, immutable state: the version of every table, the contract and the run."""
+
+    number: int
+    run_id: str
+    created_at: str
+    contract: Contract
+    tables: dict[str, int]
+
+    def to_json(self) -> str:
+        """The text of ``snapshots/N.json``."""
+        return (
+            json.dumps(
+                {
+                    "format_version": FORMAT_VERSION,
+                    "snapshot": self.number,
+                    "run_id": self.run_id,
+                    "created_at": self.created_at,
+                    "contract": json.loads(self.contract.to_json()),
+                    "tables": self.tables,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes, origin: str) -> "Snapshot":
+        """Read ``snapshots/N.json``. Raises ``ContractError`` for a format of another version."""
+        fields = json.loads(text)
+        return cls(
+            number=fields["snapshot"],
+            run_id=fields["run_id"],
+            created_at=fields["created_at"],
+            contract=Contract.from_dict(fields["contract"], origin),
+            tables=fields["tables"],
+        )
+
+
+class Manifest:
+    """Reads and appends the tables of one cache; publishes and lists its snapshots."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # ---- tables
+
+    def version(self, table: str) -> int | None:
+        """Newest version of a table; None before its first append."""
+        found = self._open(table, None)
+        return None if found is None else int(found.version())
+
+    def read(
+        self,
+        table: str,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of a table at a version (default: newest), filtered; none before an append."""
+        found = self._open(table, version)
+        if found is None:
+            return self.empty(table) if columns is None else self.empty(table).select(list(columns))
+        dataset = found.to_pyarrow_dataset()
+        return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
+
+    @staticmethod
+    def empty(table: str) -> pa.Table:
+        """A table as it is before its first append."""
+        return TABLES[table].empty_table()
+
+    def append(self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        """Append rows in one commit; a no-op for none. Columns unknown so far are added."""
+        data = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, TABLES[table])
+        if data.num_rows == 0:
+            return
+        exists = self._open(table, None) is not None
+        write_deltalake(
+            self.store.table_uri(table),
+            data,
+            mode="append",
+            schema_mode="merge" if exists and table == "captions" else None,
+            configuration=None if exists else _TABLE_SETTINGS,
+            storage_options=self.store.delta_options(),
+        )
+
+    def append_columns(self, run_id: str, rows: pa.Table) -> None:
+        """Append caption rows: source_id, revision, digest, caption, the dataset's own columns.
+
+        Raises ``UserError`` when a column has another type than it had before.
+        """
+        count = rows.num_rows
+        known = self.schema("captions")
+        for name in rows.column_names:
+            if name in known.names and rows[name].type != known.field(name).type:
+                rows = self._cast(rows, name, known.field(name).type)
+        stamped = rows.append_column("run_id", pa.array([run_id] * count, pa.string()))
+        times = pa.array([now()] * count, TABLES["captions"].field("committed_at").type)
+        self.append("captions", stamped.append_column("committed_at", times))
+
+    def schema(self, table: str) -> pa.Schema:
+        """The columns of a table as they are now."""
+        return self.read(table, where=pc.scalar(False)).schema
+
+    def _cast(self, rows: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
+        try:
+            column = rows[name].cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise UserError(
+                f"the dataset's column {name!r} is {rows[name].type}, but {kind} in the cache "
+                f"{self.store.uri}; rename the column, or convert its values"
+            ) from error
+        return rows.set_column(rows.column_names.index(name), name, column)
+
+    def _open(self, table: str, version: int | None) -> DeltaTable | None:
+        uri, options = self.store.table_uri(table), self.store.delta_options()
+        if version is None and not DeltaTable.is_deltatable(uri, options):
+            return None
+        return DeltaTable(uri, version=version, storage_options=options)
+
+    # ---- contract
+
+    def contract(self) -> Contract | None:
+        """The contract at the root; None for a new cache."""
+        try:
+            text = self.store.read(CONTRACT_PATH)
+        except FileNotFoundError:
+            return None
+        return Contract.from_dict(json.loads(text), f"{self.store.uri}/{CONTRACT_PATH}")
+
+    def write_contract(self, contract: Contract) -> None:
+        """Put (or, for ``--overwrite``, replace) the contract at the root."""
+        self.store.write(CONTRACT_PATH, contract.to_json().encode())
+
+    # ---- snapshots
+
+    def snapshot_numbers(self) -> list[int]:
+        """Numbers of the published snapshots, ascending."""
+        names = self.store.names(SNAPSHOT_FOLDER)
+        stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+        return sorted(int(stem) for stem in stems if stem.isdigit())
+
+    def snapshot(self, number: int | None = None) -> Snapshot:
+        """A published snapshot (default: the newest). Raises ``UserError`` when there is none."""
+        numbers = self.snapshot_numbers()
+        if not numbers:
+            raise UserError(
+                f"{self.store.uri}: no snapshot is published here; check the URI, or run "
+                "jobs/encode_dataset.py to the end"
+            )
+        chosen = numbers[-1] if number is None else number
+        if chosen not in numbers:
+            raise UserError(
+                f"{self.store.uri}: there is no snapshot {chosen}; published are "
+                f"{numbers[0]} to {numbers[-1]}"
+            )
+        path = f"{SNAPSHOT_FOLDER}/{chosen}.json"
+        return Snapshot.from_json(self.store.read(path), f"{self.store.uri}/{path}")
+
+    def publish(self, run_id: str, contract: Contract) -> Snapshot:
+        """Publish the tables as they are now, by conditional create of the next number.
+
+        When nothing that a reader sees changed since the newest snapshot, that one is returned.
+        """
+        while True:
+            tables = self._versions()
+            numbers = self.snapshot_numbers()
+            if numbers:
+                newest = self.snapshot(numbers[-1])
+                if newest.contract == contract and _seen(newest.tables) == _seen(tables):
+                    return newest
+            number = numbers[-1] + 1 if numbers else 1
+            created = now().isoformat(timespec="seconds")
+            snapshot = Snapshot(number, run_id, created, contract, tables)
+            if self.store.create(f"{SNAPSHOT_FOLDER}/{number}.json", snapshot.to_json().encode()):
+                return snapshot
+
+    def _versions(self) -> dict[str, int]:
+        # `sources` before `samples`, which is appended first: no source is seen without segments.
+        newest = {name: self.version(name) for name in ("captions", "sources", "samples", "runs")}
+        return {name: version for name, version in newest.items() if version is not None}
+
+
+def _seen(tables: Mapping[str, int]) -> dict[str, int]:
+    """Table versions without ``runs``, which every run appends to."""
+    return {name: version for name, version in tables.items() if name != "runs"}

@@ -1,0 +1,110 @@
+"""Packs: whole segments of one bucket, on their way from decode through encode to write.
+
+A pack travels as one row of numpy columns, each with a leading axis of 1 (Ray Data's batch of one
+row): ``meta`` is JSON text, and the tensors are the frames (after decode) or the latents (after
+encode). Events, which tell that a source ended or failed, ride in the meta of the next pack.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.video.facts import VideoFacts
+
+Batch = dict[str, np.ndarray]
+
+FRAMES = "frames"
+META = "meta"
+
+
+@dataclass(frozen=True)
+class SegmentInfo:
+    """One segment of a pack: everything that its row in the table ``samples`` says of it."""
+
+    source_id: str
+    generation: str
+    bucket: str
+    first_window: int
+    windows: int
+    frames: int
+    pts: list[list[int]]
+    time_base: tuple[int, int]
+    valid_frames: list[int]
+    sample_ids: list[str]
+    geometry: dict[str, Any]
+    fps: float
+    last: bool
+    frames_actual: int | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became known of a source: its data ended (``end``), or it ``failed`` for a reason."""
+
+    kind: Literal["end", "failed"]
+    source_id: str
+    generation: str
+    windows: int = 0
+    frames_actual: int = 0
+    facts: str | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class PackMeta:
+    """The segments of a pack, in the order of the tensors' first axis, and the events so far."""
+
+    pack_id: str
+    segments: tuple[SegmentInfo, ...]
+    events: tuple[Event, ...]
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """Ids of all windows, in tensor order."""
+        return [identity for segment in self.segments for identity in segment.sample_ids]
+
+    def to_json(self) -> str:
+        """The meta as text."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "PackMeta":
+        """Inverse of ``to_json``."""
+        fields = json.loads(text)
+        return cls(
+            fields["pack_id"],
+            tuple(
+                SegmentInfo(**{**segment, "time_base": tuple(segment["time_base"])})
+                for segment in fields["segments"]
+            ),
+            tuple(Event(**event) for event in fields["events"]),
+        )
+
+
+def facts_to_json(facts: VideoFacts) -> str:
+    """Facts as the text that events and the table ``sources`` carry."""
+    return json.dumps(facts.to_dict(), separators=(",", ":"))
+
+
+def facts_from_json(text: str) -> VideoFacts:
+    """Inverse of ``facts_to_json``."""
+    return VideoFacts.from_dict(json.loads(text))
+
+
+def to_batch(meta: PackMeta, tensors: dict[str, np.ndarray]) -> Batch:
+    """A pack as a batch of one row."""
+    return {
+        META: np.array([meta.to_json()], dtype=object),
+        **{name: tensor[None] for name, tensor in tensors.items()},
+    }
+
+
+def rows(batch: Batch) -> Iterator[tuple[PackMeta, dict[str, np.ndarray]]]:
+    """The packs of a batch of any number of rows."""
+    for index, text in enumerate(batch[META]):
+        tensors = {name: column[index] for name, column in batch.items() if name != META}
+        yield PackMeta.from_json(str(text)), tensors

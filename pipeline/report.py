@@ -1,0 +1,187 @@
+"""What a run says of itself: the plan, its progress, the summary and the closing JSON object."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipeline.commit import Tally
+from pipeline.forecast import Forecast
+from pipeline.plan import Plan
+
+_LINE_SECONDS = 10.0
+
+
+def human_bytes(count: float) -> str:
+    """``1234567`` as ``1.23 MB``; decimal units."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def human_seconds(seconds: float) -> str:
+    """``3700`` as ``1 h 2 min``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plan_text(plan: Plan, forecast: Forecast) -> str:
+    """The plan as people read it."""
+    lines = [f"{plan.total} sources in the dataset:"]
+    lines += [f"  {count:>9}  {kind}" for kind, count in plan.kinds.items()]
+    lines.append(f"  {plan.removed.num_rows:>9}  removed (in the cache, not in the dataset)")
+    refused = sum(source.failure is not None for source in plan.sources.values())
+    lines.append(
+        f"to do: {len(plan.sources)} sources ({refused} of them cannot be opened), "
+        f"about {forecast.windows} windows in {len(plan.units)} tasks"
+    )
+    lines += [
+        f"  {n:>9}  windows of {bucket.height}x{bucket.width}" for bucket, n in plan.windows.items()
+    ]
+    stored = ", ".join(f"{name} {human_bytes(size)}" for name, size in forecast.bytes.items())
+    lines.append(f"stored, by statistic: {stored}")
+    lines.append(
+        f"encoder time: about {human_seconds(forecast.seconds)} at "
+        f"{forecast.rate.flops / 1e12:.3g} TFLOP/s an encoder ({forecast.rate.origin})"
+    )
+    return "\n".join(lines)
+
+
+def plan_json(plan: Plan, forecast: Forecast) -> str:
+    """The plan as one JSON object."""
+    return json.dumps(
+        {
+            "sources": {"total": plan.total, **plan.kinds, "removed": plan.removed.num_rows},
+            "windows": forecast.windows,
+            "bytes": dict(forecast.bytes),
+            "seconds": round(forecast.seconds, 1),
+            "tflops_per_encoder": forecast.rate.flops / 1e12,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The run's JSON object: the dataset's state after the run, and what this run wrote."""
+
+    run_id: str
+    sources: Mapping[str, int]
+    windows: int
+    shards: int
+    bytes: int
+    seconds: float
+    snapshot: int | None
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(
+            {
+                "run_id": self.run_id,
+                "sources": dict(self.sources),
+                "windows": self.windows,
+                "shards": self.shards,
+                "bytes": self.bytes,
+                "seconds": round(self.seconds, 2),
+                "snapshot": self.snapshot,
+            }
+        )
+
+
+def source_counts(plan: Plan, tally: Tally) -> dict[str, int]:
+    """State of the dataset's sources: total = ok + skipped + failed.
+
+    Sources that an interrupted run did not get to count as failed here; the tables say nothing of
+    them, and the next run goes on with them.
+    """
+    ok = plan.standing["ok"] + tally.statuses["ok"]
+    skipped = plan.standing["skipped"] + tally.statuses["skipped"]
+    return {"total": plan.total, "ok": ok, "skipped": skipped, "failed": plan.total - ok - skipped}
+
+
+def summary_text(plan: Plan, tally: Tally, report: RunReport, output: str) -> str:
+    """What was read, written and skipped, and why."""
+    counts = report.sources
+    reused = plan.standing["ok"]
+    lines = [
+        f"read     {len(plan.sources)} sources; {reused} more were encoded already",
+        f"written  {report.windows} windows in {report.shards} shards, "
+        f"{human_bytes(report.bytes)}, to {output}",
+        f"state    {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed "
+        f"of {counts['total']} sources; snapshot {report.snapshot}",
+    ]
+    for name, count in tally.reasons.most_common():
+        lines.append(f"  {count} {name}, e.g. {tally.examples[name]}")
+    return "\n".join(lines)
+
+
+@dataclass
+class ProgressLine:
+    """Windows done of windows expected: a live bar on a terminal, else a line every 10 seconds."""
+
+    total: int
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    _bar: Progress | None = None
+    _task: TaskID | None = None
+    _started: float = 0.0
+    _printed: float = 0.0
+
+    def __enter__(self) -> "ProgressLine":
+        self._started = self._printed = time.monotonic()
+        if self.stream.isatty():
+            self._bar = Progress(
+                TextColumn("encode"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("windows {task.fields[state]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(file=self.stream),
+            )
+            self._task = self._bar.add_task("encode", total=self.total, state="")
+            self._bar.start()
+        return self
+
+    def update(self, tally: Tally) -> None:
+        """Show the present state."""
+        state = ", ".join(f"{count} {name}" for name, count in sorted(tally.statuses.items()))
+        if self._bar is not None and self._task is not None:
+            total = max(self.total, tally.windows)
+            self._bar.update(self._task, completed=tally.windows, total=total, state=state)
+            return
+        moment = time.monotonic()
+        if moment - self._printed >= _LINE_SECONDS:
+            self._printed = moment
+            rate = tally.windows / (moment - self._started)
+            print(
+                f"encoded {tally.windows} of about {self.total} windows, {rate:.2f}/s; "
+                f"sources: {state or 'none ended'}",
+                file=self.stream,
+                flush=True,
+            )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

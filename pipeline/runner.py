@@ -1,0 +1,83 @@
+"""Runners: what carries units through decode, encode and write. The local one is a plain loop."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.errors import SourceError
+from pipeline.packs import Batch
+from pipeline.plan import ProbeAnswer
+from pipeline.recipe import Recipe
+from pipeline.stages.decode import UNIT, make_decode_fn
+from pipeline.stages.encode import Encoder
+from pipeline.stages.write import RESULT, Written, make_write_fn
+from pipeline.storage import open_source
+from pipeline.units import Unit
+from pipeline.video.limits import DecodeLimits
+from pipeline.video.probe import probe
+
+
+class Runner(Protocol):
+    """Runs the stages over a plan; what it yields is durable but not committed."""
+
+    def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+        """Header facts of files, given as (URI, pinned version or None), in the same order."""
+        ...
+
+    def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
+        """Decode, encode and write; results come in any order."""
+        ...
+
+
+def probe_file(uri: str, pinned: str | None, config: Config) -> ProbeAnswer:
+    """Header facts of one file, or why there are none."""
+    try:
+        with open_source(uri, pinned, config.storage) as file:
+            return probe(file, DecodeLimits())
+    except SourceError as error:
+        return error
+
+
+class LocalRunner:
+    """All stages in this process, one unit after the other. For tests, and machines without Ray."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+        """Probe in threads."""
+        with ThreadPoolExecutor(self.config.run.probe_tasks) as pool:
+            return list(pool.map(lambda file: probe_file(file[0], file[1], self.config), files))
+
+    def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
+        """Run the stages as Ray Data would, without it."""
+        decode = make_decode_fn(self.config, recipe)
+        encode = Encoder(self.config, recipe)
+        write = make_write_fn(self.config, recipe)
+        waiting: list[Batch] = []
+        for unit in units:
+            for pack in decode({UNIT: np.array([unit.to_json()], dtype=object)}):
+                waiting.append(encode(pack))
+                if len(waiting) >= packs_per_shard:
+                    yield _write(write(_join(waiting)))
+                    waiting = []
+        if waiting:
+            yield _write(write(_join(waiting)))
+
+
+def _write(batch: Batch) -> Written:
+    return Written.from_json(str(batch[RESULT][0]))
+
+
+def _join(packs: Sequence[Batch]) -> Batch:
+    """Packs of any shapes as one batch, with object columns as Ray Data makes them."""
+    joined: Batch = {}
+    for name in packs[0]:
+        column = np.empty(len(packs), dtype=object)
+        for index, pack in enumerate(packs):
+            column[index] = pack[name][0]
+        joined[name] = column
+    return joined

@@ -1,0 +1,155 @@
+"""Shards: immutable files of whole segments of one bucket, in safetensors or Parquet."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
+
+from pipeline.contract import Contract
+from pipeline.identity import stable_hash
+from pipeline.packs import SegmentInfo
+from pipeline.storage import Store
+
+ROW_GROUP_ROWS = 8
+"""Rows of a Parquet row group: few, so that one sample is read with little besides."""
+
+SUFFIXES = {"safetensors": ".safetensors", "parquet": ".parquet"}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard as it is to be written.
+
+    ``tensors``: one per statistic, ``[N, t, C, h, w]`` in the stored dtype, its rows the windows of
+    ``segments`` in order.
+    """
+
+    bucket: str
+    segments: tuple[SegmentInfo, ...]
+    tensors: dict[str, np.ndarray]
+    contract: Contract
+
+    def path(self, suffix: str) -> str:
+        """Path in the cache: made of hashes alone, so that equal content has one name."""
+        ids = [[s.generation, *s.sample_ids] for s in self.segments]
+        digest = stable_hash(["shard", self.contract.contract_id, ids])
+        return f"data/{self.bucket}/{digest}{suffix}"
+
+    def encode(self, suffix: str) -> bytes:
+        """The file's bytes."""
+        return _safetensors(self) if suffix == ".safetensors" else _parquet(self)
+
+
+def _safetensors(shard: Shard) -> bytes:
+    metadata = {
+        "contract": json.dumps(json.loads(shard.contract.to_json())),
+        "contract_id": shard.contract.contract_id,
+        "bucket": shard.bucket,
+        "sample_ids": json.dumps([i for s in shard.segments for i in s.sample_ids]),
+    }
+    tensors = {name: np.ascontiguousarray(t) for name, t in shard.tensors.items()}
+    return safetensors.numpy.save(tensors, metadata)
+
+
+def _parquet(shard: Shard) -> bytes:
+    main = shard.contract.tensors[0]
+    columns: dict[str, Any] = {
+        "id": [i for s in shard.segments for i in s.sample_ids],
+        "source_id": [s.source_id for s in shard.segments for _ in s.sample_ids],
+        "window": [s.first_window + n for s in shard.segments for n in range(s.windows)],
+        "bucket": [shard.bucket for s in shard.segments for _ in s.sample_ids],
+        "height": [s.geometry["height"] for s in shard.segments for _ in s.sample_ids],
+        "width": [s.geometry["width"] for s in shard.segments for _ in s.sample_ids],
+        "num_frames": [s.frames for s in shard.segments for _ in s.sample_ids],
+        "valid_frames": [v for s in shard.segments for v in s.valid_frames],
+        "fps": [s.fps for s in shard.segments for _ in s.sample_ids],
+    }
+    for name, tensor in shard.tensors.items():
+        prefix = "vae_latent" if name == main else f"vae_{name}"
+        columns[f"{prefix}_bytes"] = pa.array([row.tobytes() for row in tensor], pa.binary())
+        columns[f"{prefix}_shape"] = [list(tensor.shape[1:])] * len(tensor)
+        columns[f"{prefix}_dtype"] = [str(tensor.dtype)] * len(tensor)
+    table = pa.table(columns).replace_schema_metadata(
+        {"contract": shard.contract.to_json(), "contract_id": shard.contract.contract_id}
+    )
+    sink = io.BytesIO()
+    binary = [name for name in table.column_names if name.endswith("_bytes")]
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="none",
+        use_dictionary=[name for name in table.column_names if name not in binary],
+        write_statistics=False,
+    )
+    return sink.getvalue()
+
+
+def checksum(tensors: Sequence[np.ndarray]) -> str:
+    """Checksum of one sample: BLAKE2b with 8 bytes over its tensors' bytes in contract order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+class ShardError(Exception):
+    """A shard is missing, damaged, or does not hold what the manifest says."""
+
+
+def read_sample(store: Store, path: str, row: int, contract: Contract) -> dict[str, np.ndarray]:
+    """One sample's tensors by statistic, ``[t, C, h, w]`` each.
+
+    Reads the shard's header and the sample's own bytes only. Raises ``ShardError``.
+    """
+    try:
+        with store.open(path) as file:
+            if path.endswith(".safetensors"):
+                return _read_safetensors(file, row, contract)
+            return _read_parquet(file, row, contract)
+    except FileNotFoundError as error:
+        raise ShardError(f"{store.uri}/{path} is missing; encode again with --overwrite") from error
+    except (ValueError, KeyError, IndexError, pa.ArrowInvalid) as error:
+        raise ShardError(f"{store.uri}/{path}, row {row} is damaged: {error}") from error
+
+
+def _read_safetensors(file: Any, row: int, contract: Contract) -> dict[str, np.ndarray]:
+    size = int.from_bytes(file.read(8), "little")
+    if not 0 < size <= 100 * 2**20:
+        raise ValueError(f"a header of {size} bytes")
+    header = json.loads(file.read(size))
+    found = {}
+    for name in contract.tensors:
+        entry = header[name]
+        shape, (begin, end) = entry["shape"], entry["data_offsets"]
+        dtype: np.dtype[Any] = np.dtype({"F16": "<f2", "F32": "<f4"}[entry["dtype"]])
+        count = int(np.prod(shape[1:]))
+        if not 0 <= row < shape[0] or end - begin != shape[0] * count * dtype.itemsize:
+            raise ValueError(f"tensor {name!r} of shape {shape} has {end - begin} bytes")
+        file.seek(8 + size + begin + row * count * dtype.itemsize)
+        data = file.read(count * dtype.itemsize)
+        found[name] = np.frombuffer(data, dtype).reshape(shape[1:])
+    return found
+
+
+def _read_parquet(file: Any, row: int, contract: Contract) -> dict[str, np.ndarray]:
+    parquet = pq.ParquetFile(file)
+    group, offset = divmod(row, ROW_GROUP_ROWS)
+    main, *others = contract.tensors
+    prefixes = {main: "vae_latent", **{name: f"vae_{name}" for name in others}}
+    columns = [f"{p}_{part}" for p in prefixes.values() for part in ("bytes", "shape", "dtype")]
+    table = parquet.read_row_group(group, columns=columns)
+    found = {}
+    for name, prefix in prefixes.items():
+        data, shape, dtype = (
+            table[f"{prefix}_{part}"][offset].as_py() for part in ("bytes", "shape", "dtype")
+        )
+        found[name] = np.frombuffer(data, np.dtype(dtype)).reshape(shape)
+    return found

@@ -1,0 +1,181 @@
+"""Decode: a unit of files becomes packs of uint8 windows."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipeline.buckets import Bucket
+from pipeline.config import Config
+from pipeline.errors import SourceError
+from pipeline.identity import sample_id, stable_hash
+from pipeline.packs import (
+    FRAMES,
+    Batch,
+    Event,
+    PackMeta,
+    SegmentInfo,
+    facts_to_json,
+    to_batch,
+)
+from pipeline.recipe import Recipe, segment_cap
+from pipeline.storage import open_source
+from pipeline.units import ClipTask, FileTask, Unit
+from pipeline.video.decode import (
+    ClipEnd,
+    ClipFailure,
+    ClipRequest,
+    FrameRecipe,
+    Segment,
+    Target,
+    decode_clips,
+)
+from pipeline.video.limits import DecodeLimits
+
+UNIT = "unit"
+"""Name of the column that holds a unit as JSON."""
+
+NO_FRAMES = np.zeros((0, 1, 16, 16, 3), dtype=np.uint8)
+"""Stands where a pack carries events alone: no window at all."""
+
+
+def make_decode_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Iterator[Batch]]:
+    """The decode stage: a generator from units to packs, deterministic for its plan and bytes."""
+
+    def decode(batch: Batch) -> Iterator[Batch]:
+        for text in batch[UNIT]:
+            yield from _decode_unit(Unit.from_json(str(text)), config, recipe)
+
+    return decode
+
+
+def _decode_unit(unit: Unit, config: Config, recipe: Recipe) -> Iterator[Batch]:
+    packer = _Packer(config.run.pack_bytes)
+    for file in unit.files:
+        tasks = {clip.source_id: clip for clip in file.clips}
+        final: dict[str, list[Segment]] = {}  # held until the clip's frame count is known
+        for found in _decode_file(file, config, recipe):
+            task = tasks[found.key]
+            if isinstance(found, ClipFailure):
+                packer.events.append(_failed(found, task))
+            elif isinstance(found, ClipEnd):
+                for segment in final.pop(found.key, []):
+                    yield from packer.add(segment, _describe(segment, task, recipe, found.frames))
+                packer.events.append(_ended(found, task))
+            elif found.last:
+                final.setdefault(found.key, []).append(found)
+            else:
+                yield from packer.add(found, _describe(found, task, recipe, None))
+    yield from packer.finish()
+
+
+def _decode_file(
+    file: FileTask, config: Config, recipe: Recipe
+) -> Iterator[Segment | ClipEnd | ClipFailure]:
+    requests = [_request(clip, config) for clip in file.clips]
+    frames = FrameRecipe(recipe.fps, recipe.grid, recipe.resize, recipe.filter)
+    try:
+        with open_source(file.uri, file.pinned_version, config.storage) as opened:
+            yield from decode_clips(opened, requests, frames, DecodeLimits())
+    except SourceError as error:
+        for clip in file.clips:
+            yield ClipFailure(clip.source_id, error.reason, error.message)
+
+
+def _request(clip: ClipTask, config: Config) -> ClipRequest:
+    def target(bucket: Bucket) -> Target:
+        cap = segment_cap(bucket, config.windows.segment_windows, config.run.pack_bytes)
+        return Target(bucket, cap)
+
+    return ClipRequest(
+        key=clip.source_id,
+        start=clip.start,
+        end=clip.end,
+        ranges=clip.ranges,
+        targets=tuple(target(bucket) for bucket in clip.buckets),
+        expected_size=clip.expected_size,
+    )
+
+
+def _describe(
+    segment: Segment, clip: ClipTask, recipe: Recipe, frames_actual: int | None
+) -> SegmentInfo:
+    time_base = (segment.time_base.numerator, segment.time_base.denominator)
+    geometry = segment.geometry.to_dict()
+    encoding = recipe.encoding()
+    pts = segment.pts.tolist()
+    return SegmentInfo(
+        source_id=clip.source_id,
+        generation=clip.generation,
+        bucket=segment.bucket.name,
+        first_window=segment.first_window,
+        windows=len(pts),
+        frames=segment.frames.shape[1],
+        pts=pts,
+        time_base=time_base,
+        valid_frames=segment.valid_frames.tolist(),
+        sample_ids=[
+            sample_id(clip.source_id, clip.version, window, time_base, geometry, encoding)
+            for window in pts
+        ],
+        geometry=geometry,
+        fps=segment.fps,
+        last=segment.last,
+        frames_actual=frames_actual,
+    )
+
+
+def _ended(found: ClipEnd, clip: ClipTask) -> Event:
+    return Event(
+        "end",
+        clip.source_id,
+        clip.generation,
+        windows=found.windows,
+        frames_actual=found.frames,
+        facts=facts_to_json(found.facts),
+    )
+
+
+def _failed(found: ClipFailure, clip: ClipTask) -> Event:
+    return Event(
+        "failed",
+        clip.source_id,
+        clip.generation,
+        reason=str(found.reason),
+        message=found.message,
+    )
+
+
+@dataclass
+class _Packer:
+    """Collects segments per bucket; gives a pack away when the next segment would not fit."""
+
+    pack_bytes: int
+    events: list[Event] = field(default_factory=list)
+    open: dict[tuple[Bucket, int], list[tuple[Segment, SegmentInfo]]] = field(default_factory=dict)
+
+    def add(self, segment: Segment, info: SegmentInfo) -> Iterator[Batch]:
+        key = (segment.bucket, info.frames)
+        waiting = self.open.setdefault(key, [])
+        held = sum(other.frames.nbytes for other, _ in waiting)
+        if waiting and held + segment.frames.nbytes > self.pack_bytes:
+            yield self._pack(key)
+        self.open.setdefault(key, []).append((segment, info))
+
+    def finish(self) -> Iterator[Batch]:
+        for key in sorted(self.open):
+            yield self._pack(key)
+        if self.events:
+            yield to_batch(self._meta(()), {FRAMES: NO_FRAMES})
+
+    def _pack(self, key: tuple[Bucket, int]) -> Batch:
+        parts = self.open.pop(key)
+        tensor = (
+            parts[0][0].frames if len(parts) == 1 else np.concatenate([s.frames for s, _ in parts])
+        )
+        return to_batch(self._meta(tuple(info for _, info in parts)), {FRAMES: tensor})
+
+    def _meta(self, segments: tuple[SegmentInfo, ...]) -> PackMeta:
+        meta = PackMeta("", segments, tuple(self.events))
+        self.events = []
+        return replace(meta, pack_id=stable_hash(["pack", meta.to_json()]))

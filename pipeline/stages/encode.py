@@ -1,0 +1,78 @@
+"""Encode: packs of windows become packs of latents, in an actor that holds one VAE."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pipeline.buckets import Bucket
+from pipeline.config import Config
+from pipeline.encode import Encoded, encode_windows
+from pipeline.errors import Reason
+from pipeline.packs import FRAMES, Batch, Event, PackMeta, SegmentInfo, rows, to_batch
+from pipeline.recipe import Recipe
+from pipeline.weights import load_vae
+
+
+class Encoder:
+    """One replica of the VAE. Called with a batch of one pack; keeps nothing between calls."""
+
+    def __init__(self, config: Config, recipe: Recipe) -> None:
+        if config.run.encoder_threads is not None:
+            torch.set_num_threads(config.run.encoder_threads)
+        self.vae = load_vae(config.vae, config.storage)
+        self.recipe = recipe
+        self.micro_batch = config.run.micro_batch
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Latents of one pack; a source with numbers that must not be stored becomes ``failed``."""
+        [(meta, tensors)] = rows(batch)
+        if not meta.segments:
+            nothing = np.zeros((0, 1, 1, 1, 1), self.recipe.contract.dtype)
+            return to_batch(meta, dict.fromkeys(self.recipe.contract.tensors, nothing))
+        encoded = encode_windows(
+            self.vae,
+            tensors[FRAMES],
+            meta.sample_ids,
+            self.recipe.contract,
+            self.recipe.seed,
+            self.micro_batch,
+        )
+        return to_batch(*_without_bad(meta, encoded))
+
+
+def _without_bad(meta: PackMeta, encoded: Encoded) -> tuple[PackMeta, dict[str, np.ndarray]]:
+    """Drop the segments that hold a window which must not be stored."""
+    if not encoded.bad:
+        return meta, encoded.tensors
+    kept: list[SegmentInfo] = []
+    rows_kept: list[int] = []
+    events = list(meta.events)
+    row = 0
+    for segment in meta.segments:
+        span = range(row, row + segment.windows)
+        row += segment.windows
+        wrong = [r for r in span if r in encoded.bad]
+        if wrong:
+            events.append(_refused(segment, wrong[0] - span.start, encoded.bad[wrong[0]]))
+        else:
+            kept.append(segment)
+            rows_kept.extend(span)
+    tensors = {name: tensor[rows_kept] for name, tensor in encoded.tensors.items()}
+    return replace(meta, segments=tuple(kept), events=tuple(events)), tensors
+
+
+def _refused(segment: SegmentInfo, offset: int, reason: Reason) -> Event:
+    window, bucket = segment.first_window + offset, Bucket.parse(segment.bucket)
+    what = (
+        "holds NaN or infinity"
+        if reason is Reason.NOT_FINITE
+        else "exceeds the stored dtype's range; set latents.dtype: float32"
+    )
+    return Event(
+        "failed",
+        segment.source_id,
+        segment.generation,
+        reason=str(reason),
+        message=f"the latent of window {window} at {bucket.height}x{bucket.width} {what}",
+    )
