@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,20 @@ class Shard:
     tensors: dict[str, np.ndarray]
     contract: Contract
 
+    @cached_property
+    def checksums(self) -> tuple[str, ...]:
+        """One a row."""
+        names = self.contract.tensors
+        count = len(self.tensors[names[0]])
+        return tuple(checksum([self.tensors[name][row] for name in names]) for row in range(count))
+
     def path(self, suffix: str) -> str:
-        """Path in the cache: made of hashes alone, so that equal content has one name."""
+        """Path in the cache: a hash of ids and checksums.
+
+        So equal content has one name, and a name never gets other bytes, whoever writes it.
+        """
         ids = [[s.generation, *s.sample_ids] for s in self.segments]
-        digest = stable_hash(["shard", self.contract.contract_id, ids])
+        digest = stable_hash(["shard", self.contract.contract_id, ids, list(self.checksums)])
         return f"data/{self.bucket}/{digest}{suffix}"
 
     def encode(self, suffix: str) -> bytes:

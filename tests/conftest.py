@@ -1,0 +1,55 @@
+"""Fixtures of the whole suite: the clips, made once, and one local Ray cluster."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import clips
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where derived clips are kept for the session."""
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def clip(clip_folder: Path):
+    """Path of a real or derived clip by name."""
+
+    def find(name: str) -> Path:
+        return clips.real(name) if name in clips.REAL else clips.make(name, clip_folder)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def ray_folder() -> Iterator[str]:
+    """A short path for Ray's sockets, removed afterwards."""
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_folder: str) -> Iterator[None]:
+    """A local cluster of 2 CPUs and 2 pretended GPUs, so that operators stay apart as on real ones."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=500 * 2**20,
+        _temp_dir=ray_folder,
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,100 @@
+"""Whole runs for the tests: a narrow configuration, the job as a process or in this process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs" / "encode_dataset.py"
+
+NARROW_VAE: dict[str, Any] = {
+    "random_seed": 0,
+    "z_channels": 2,
+    "widths": {
+        "norm_groups": 8,
+        "encoder_ch": 8,
+        "encoder_ch_mult": [1, 1, 1, 1],
+        "decoder_ch": 8,
+        "decoder_ch_mult": [1, 1, 1, 1],
+    },
+}
+"""The published structure at a width that encodes a small window in some milliseconds."""
+
+BUCKETS = [
+    {"height": 32, "width": 64},
+    {"height": 48, "width": 48},
+    {"height": 64, "width": 32},
+]
+
+
+def config_tree(dataset: Path | str, output: Path | str, **changes: Any) -> dict[str, Any]:
+    """A small configuration; ``changes`` maps ``section__key`` to a value."""
+    tree: dict[str, Any] = {
+        "dataset": {"uri": str(dataset)},
+        "output": {"uri": str(output)},
+        "windows": {"segment_windows": 3},
+        "buckets": BUCKETS,
+        "vae": dict(NARROW_VAE),
+        "run": {"runner": "local", "encoder_threads": 1, "task_windows": 6, "commit_seconds": 0},
+        "max_failure_rate": 1.0,
+    }
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        if key:
+            tree.setdefault(section, {})[key] = value
+        else:
+            tree[section] = value
+    return tree
+
+
+def write_config(path: Path, tree: Mapping[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(dict(tree)))
+    return path
+
+
+def write_list(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """A JSONL dataset."""
+    path.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows))
+    return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that ran as a process of its own."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The JSON object of the last line of stdout."""
+        found = json.loads(self.stdout.rstrip("\n").rsplit("\n", 1)[-1])
+        assert isinstance(found, dict)
+        return found
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The process environment for Ray in tests: no token file, no usage statistics."""
+    return {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **extra}
+
+
+def run_job(config: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
+    """``jobs/encode_dataset.py`` as users start it."""
+    done = subprocess.run(
+        [sys.executable, str(JOB), "--config", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=dict(env or environment()),
+        timeout=300,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
