@@ -3,13 +3,14 @@ import re
 
 import pytest
 import torch
-from vae_cases import TINY
+from vae_cases import TINY, golden_config
 
 from vae import AutoencoderKL, VAEConfig
 
 
 def test_defaults_are_the_published_model():
     config = VAEConfig()
+    assert config == golden_config("v2_full")
     assert (config.version, config.z_channels, config.norm_groups) == (2, 64, 32)
     assert config.encoder_widths == (128, 256, 512, 512)
     assert config.decoder_widths == (128, 256, 512, 512)
@@ -20,6 +21,12 @@ def test_lists_become_tuples_so_that_configs_compare_and_hash():
     config = VAEConfig(encoder_ch_mult=[4, 8, 16, 16])
     assert config == VAEConfig()
     assert hash(config) == hash(VAEConfig())
+
+
+def test_every_norm_follows_the_config():
+    model = AutoencoderKL.from_config(dataclasses.replace(TINY, norm_eps=1e-3), device="meta")
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert {(norm.num_groups, norm.eps) for norm in norms} == {(4, 1e-3)}
 
 
 def test_is_frozen():
