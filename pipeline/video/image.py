@@ -32,7 +32,7 @@ def probe_image(file: GuardedFile, limits: DecodeLimits) -> VideoFacts:
         SourceError: see ``read_image``.
     """
     with _open(file, limits) as image:
-        return _facts(image)
+        return _read_facts(image)
 
 
 def read_image(file: GuardedFile, limits: DecodeLimits) -> tuple[VideoFacts, av.VideoFrame]:
@@ -43,7 +43,7 @@ def read_image(file: GuardedFile, limits: DecodeLimits) -> tuple[VideoFacts, av.
             or a failure of the file.
     """
     with _open(file, limits) as image:
-        facts = _facts(image)
+        facts = _read_facts(image)
         try:
             upright = ImageOps.exif_transpose(image)
             rgb = _on_black(upright)
@@ -78,6 +78,13 @@ def _open(file: GuardedFile, limits: DecodeLimits) -> Image.Image:
             f"an animated {image.format} is neither a still image nor a video that is read here",
         )
     return image
+
+
+def _read_facts(image: Image.Image) -> VideoFacts:
+    try:
+        return _facts(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SourceError(Reason.INVALID_DATA, f"the image cannot be read: {error}") from error
 
 
 def _facts(image: Image.Image) -> VideoFacts:

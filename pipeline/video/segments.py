@@ -88,9 +88,9 @@ class RangeAssembler:
         Raises:
             SourceError: the frame cannot be converted.
         """
-        if index < self.first_needed:
-            return False
-        if index != self.next_needed:
+        if index < self.next_needed:
+            return False  # not needed, or decoded again behind a seek
+        if index > self.next_needed:
             raise RuntimeError(f"output frame {index} was put in place of {self.next_needed}")
         self._next = index + 1
         if self._grid.tail == "overlap":

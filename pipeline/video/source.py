@@ -35,7 +35,7 @@ SEEKABLE_CODECS = frozenset(
 ONE_FRAME_PER_PACKET = SEEKABLE_CODECS - {"vp8"}
 """Codecs whose packets show one frame each, so that packets can be counted for frames."""
 
-_STEPS_S = (0, 1, 4, 16, 64, 256, 1024)
+_STEPS_S = (0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _STAMPED = "+nofillin-genpts"
 _FLAGS = {"stamped": _STAMPED, "filled": "", "counted": _STAMPED}
 
@@ -216,8 +216,9 @@ class FrameSource:
                     if target is not None and key is not None and key > target:
                         raise _NotClean
                 if packet.is_corrupt and clean:
+                    time = packet.dts if packet.pts is None else packet.pts
                     raise SourceError(
-                        Reason.DECODE_ERROR, f"the packet at {packet.pts} is damaged or cut off"
+                        Reason.DECODE_ERROR, f"the packet at {time} is damaged or cut off"
                     )
                 if packet.dts is not None:
                     stamps.append(packet.dts)
@@ -245,7 +246,7 @@ class FrameSource:
     def _decode(
         self,
         stream: VideoStream,
-        packet: Packet[VideoStream] | None,
+        packet: "Packet[VideoStream] | None",
         key: int | None,
         clean: bool,
         after_seek: bool,
@@ -322,7 +323,7 @@ class FrameSource:
     def _stream(self) -> VideoStream:
         return video_stream(self._opened(), self._limits)
 
-    def _packets(self) -> Iterator[Packet[VideoStream]]:
+    def _packets(self) -> "Iterator[Packet[VideoStream]]":
         """Packets of the video stream that hold data, from where the container stands."""
         packets = self._opened().demux(self._stream())
         while True:
@@ -334,7 +335,7 @@ class FrameSource:
             if packet.size:
                 yield packet
 
-    def _with_flush(self) -> Iterator[Packet[VideoStream] | None]:
+    def _with_flush(self) -> "Iterator[Packet[VideoStream] | None]":
         yield from self._packets()
         yield None
 
