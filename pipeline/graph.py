@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 import ray
 import ray.data
@@ -22,6 +24,7 @@ PROBE_IN_CLUSTER = 1000
 
 _CODEC_RECYCLE_CALLS = 200
 _WRITE_CPUS = 0.25
+_PROBE_CPUS = 0.25
 
 
 def make_graph(
@@ -42,7 +45,7 @@ def make_graph(
             batch_size=1,
             num_cpus=1,
             max_calls=_CODEC_RECYCLE_CALLS,
-            compute=TaskPoolStrategy(size=run.decode_tasks),
+            compute=TaskPoolStrategy(size=min(run.decode_tasks, len(units))),
         )
         .map_batches(
             Encoder,
@@ -62,6 +65,7 @@ def make_graph(
 
 def configure_context(config: Config) -> None:
     """Settings of Ray Data; they hold for datasets made afterwards."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = DataContext.get_current()
     context.target_max_block_size = config.run.pack_bytes
     context.execution_no_progress_timeout_s = -1  # waiting for a GPU is no failure
@@ -74,16 +78,27 @@ def configure_context(config: Config) -> None:
 
 
 class RayRunner:
-    """Carries units through the stages on the cluster of ``RAY_ADDRESS``, else a local one."""
+    """Carries units through the stages on the cluster of ``RAY_ADDRESS``, else a local one.
+
+    A context manager. The cluster is joined (or started) when there is work for it, so that a plan
+    or a run with nothing to do takes none.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._joined = False
 
-    def __enter__(self) -> "RayRunner":
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._joined:
+            ray.shutdown()
+
+    def _join(self) -> None:
         if ray.is_initialized():
-            self._own = False
-            return self
-        self._own = True
+            return
+        handler = signal.getsignal(signal.SIGTERM)
         run = self.config.run
         address = os.environ.get("RAY_ADDRESS")
         if address:
@@ -98,21 +113,19 @@ class RayRunner:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._own:
-            ray.shutdown()
+        self._joined = True
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own, which exits at once
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
         """Probe on the driver, or on the cluster when there are many files."""
         if len(files) < PROBE_IN_CLUSTER:
             return LocalRunner(self.config).probe(files)
+        self._join()
         config = self.config
         size = -(-len(files) // (4 * config.run.probe_tasks))
         chunks = [files[first : first + size] for first in range(0, len(files), size)]
 
-        @ray.remote(num_cpus=0.25)
+        @ray.remote(num_cpus=_PROBE_CPUS)
         def probe_chunk(chunk: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
             return [probe_file(uri, pinned, config) for uri, pinned in chunk]
 
@@ -121,6 +134,7 @@ class RayRunner:
 
     def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
         """Execute the graph; yields write results as they become durable."""
+        self._join()
         configure_context(self.config)
         graph = make_graph(units, self.config, recipe, packs_per_shard)
         for row in graph.iter_rows():

@@ -16,12 +16,15 @@ from pipeline.errors import Reason, SourceError
 from pipeline.manifest import Manifest
 from pipeline.packs import facts_from_json
 from pipeline.recipe import Recipe, generation_id, segment_cap
-from pipeline.units import ClipTask, FileTask, Unit, pack_units, split_ranges
+from pipeline.units import ClipTask, FileTask, Unit, expected_windows, pack_units, split_ranges
 from pipeline.video.facts import VideoFacts
 
 ProbeAnswer = VideoFacts | SourceError
 Prober = Callable[[Sequence[tuple[str, str | None]]], list[ProbeAnswer]]
 """Probes files, given as (URI, pinned version or None); answers in the same order."""
+
+_UNITS_PER_TASK = 3
+"""Units for each concurrent decode task at the least, where the plan is large enough."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,14 @@ def _units(config: Config, recipe: Recipe, sources: Any) -> list[Unit]:
     for (_, uri, pinned), clips in sorted(by_file.items(), key=lambda item: str(item[0])):
         clips.sort(key=lambda clip: (clip.start or 0.0, clip.source_id))
         files.extend(_file_tasks(config, recipe, uri, pinned, clips))
-    return pack_units(files, config.run.task_windows)
+    return pack_units(files, _unit_windows(config, files))
+
+
+def _unit_windows(config: Config, files: Sequence[FileTask]) -> int:
+    """Windows of one unit: as configured, or fewer so that a small plan keeps all tasks busy."""
+    total = sum(clip.windows for file in files for clip in file.clips)
+    even = -(-total // (_UNITS_PER_TASK * config.run.decode_tasks))
+    return min(config.run.task_windows, max(even, config.windows.segment_windows))
 
 
 def _file_tasks(
@@ -278,9 +288,7 @@ def _clip_tasks(config: Config, recipe: Recipe, source: SourcePlan) -> list[Clip
     pieces = split_ranges(missing, estimate, size) if splittable else [list(missing)]
     tasks = []
     for piece in pieces:
-        expected = sum(
-            (max(first, estimate) if stop is None else stop) - first for first, stop in piece
-        )
+        expected = expected_windows(piece, estimate)
         tasks.append(
             ClipTask(
                 source_id=source.source_id,

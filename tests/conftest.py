@@ -37,7 +37,7 @@ def ray_folder() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(ray_folder: str) -> Iterator[None]:
-    """A local cluster of 2 CPUs and 2 pretended GPUs, so that operators stay apart as on real ones."""
+    """A local cluster with 2 pretended GPUs, so that operators stay apart as on real ones."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 

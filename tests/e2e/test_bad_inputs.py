@@ -1,0 +1,71 @@
+"""Files that are no videos cost themselves alone: a reason each, and the counts close."""
+
+import json
+
+from pipeline import LatentCache
+from pipeline.errors import Reason
+from tests.e2e.support import config_tree, run_job, write_config, write_list
+
+BAD = {
+    "text": {Reason.UNSUPPORTED_CONTAINER},
+    "hls": {Reason.UNSUPPORTED_CONTAINER},
+    "cut_moovless": {Reason.INVALID_DATA},
+    "cut_faststart": {Reason.DECODE_ERROR, Reason.INVALID_DATA},
+    "empty": {Reason.EMPTY_FILE},
+    "audio_only": {Reason.NO_VIDEO_STREAM},
+}
+
+
+def test_each_bad_file_is_a_failed_row_and_all_others_are_encoded(tmp_path, clip):
+    rows = [{"video": str(clip(name)), "id": name} for name in [*BAD, "h264_open", "short"]]
+    rows.append({"video": str(tmp_path / "nowhere.mp4"), "id": "missing"})
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    config = write_config(tmp_path / "c.yaml", config_tree(dataset, tmp_path / "cache"))
+    done = run_job(config)
+    assert done.code == 0, done.stderr
+    assert done.report["sources"] == {"total": 9, "ok": 1, "skipped": 1, "failed": 7}
+    assert done.report["snapshot"] == 1
+    assert "Traceback" not in done.stderr
+    cache = LatentCache.open(str(tmp_path / "cache"))
+    sources = {row["id"]: row for row in cache.sources().to_pylist()}
+    for name, reasons in {**BAD, "missing": {Reason.MISSING}}.items():
+        assert sources[name]["status"] == "failed", name
+        assert sources[name]["reason"] in set(map(str, reasons)), (name, sources[name]["reason"])
+        assert sources[name]["message"]
+        assert sources[name]["reason"] in done.stdout
+    assert (sources["short"]["status"], sources["short"]["reason"]) == ("skipped", "too_short")
+    assert sources["h264_open"]["status"] == "ok"
+    assert set(cache.samples()["source_id"].to_pylist()) == {sources["h264_open"]["source_id"]}
+
+
+def test_more_failures_than_allowed_end_with_2_and_are_published(tmp_path, clip):
+    rows = [{"video": str(clip("h264_open"))}, {"video": str(clip("text"))}]
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    tree = config_tree(dataset, tmp_path / "cache", max_failure_rate=0.25)
+    done = run_job(write_config(tmp_path / "c.yaml", tree))
+    assert done.code == 2
+    assert "max_failure_rate" in done.stderr
+    assert done.report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
+    assert json.loads((tmp_path / "cache/snapshots/1.json").read_text())["snapshot"] == 1
+
+
+def test_failed_sources_are_retried_by_rule(tmp_path, clip):
+    rows = [{"video": str(clip("text"))}, {"video": str(tmp_path / "late.mp4")}]
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    tree = config_tree(dataset, tmp_path / "cache", max_attempts=2)
+    config = write_config(tmp_path / "c.yaml", tree)
+    for _ in range(3):
+        assert run_job(config).report["sources"]["failed"] == 2
+    attempts = {
+        row["reason"]: row["attempts"]
+        for row in LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
+    }
+    assert attempts == {"unsupported_container": 1, "missing": 2}
+    run_job(config, "--retry-failed")
+    attempts = {
+        row["reason"]: row["attempts"]
+        for row in LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
+    }
+    assert attempts == {"unsupported_container": 2, "missing": 3}
+    (tmp_path / "late.mp4").write_bytes(clip("h264_open").read_bytes())
+    assert run_job(config).report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}

@@ -1,0 +1,143 @@
+"""The command line: messages, exit codes, the plan, and the last line of stdout."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs import encode_dataset
+from tests.e2e.support import config_tree, write_config, write_list
+
+
+def _run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = encode_dataset.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def config(tmp_path: Path, clip) -> Path:
+    dataset = write_list(tmp_path / "clips.jsonl", [{"video": str(clip("h264_open"))}])
+    return write_config(tmp_path / "config.yaml", config_tree(dataset, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--config"], ["--config", "x.yaml", "--limit", "many"], ["--nonsense"]]
+)
+def test_usage_errors_exit_with_1(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        encode_dataset.main(arguments)
+    assert stopped.value.code == 1
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("windows.strid=3", ["windows.strid", "'stride'"]),
+        ("windows.tail=fold", ["windows.tail", "fold", "overlap"]),
+        ("buckets=[{height: 100, width: 64}]", ["100", "96", "112"]),
+        ("vae.random_seed=null", ["vae.checkpoint", "vae.random_seed"]),
+        ("dataset.uri=/no/such/folder", ["/no/such/folder"]),
+        ("output.uri=http://host/cache", ["http://host/cache", "s3://"]),
+        ("vae.z_channels=3", ["z_channels"]),
+    ],
+)
+def test_mistakes_name_the_key_and_the_remedy(config, capsys, override, parts):
+    code, out, err = _run(capsys, "--config", config, "--set", override)
+    assert code == 1
+    assert out == ""
+    assert "Traceback" not in err
+    assert all(part in err for part in parts), err
+
+
+def test_a_missing_checkpoint_is_named(config, capsys, tmp_path):
+    sets = [
+        "--set",
+        "vae.random_seed=null",
+        "--set",
+        f"vae.checkpoint={tmp_path}/vae_v2.safetensors",
+    ]
+    code, _, err = _run(capsys, "--config", config, *sets)
+    assert code == 1
+    assert f"{tmp_path}/vae_v2.safetensors" in err
+
+
+def test_the_plan_changes_nothing_and_tells_what_a_run_would_do(config, capsys, tmp_path):
+    code, out, _ = _run(capsys, "--config", config, "--plan")
+    assert code == 0
+    assert not (tmp_path / "cache").exists()
+    for word in ("added", "changed", "reusable", "failed before", "removed", "moments", "TFLOP/s"):
+        assert word in out
+    planned = json.loads(out.splitlines()[-1])
+    assert planned["sources"]["added"] == 1
+    assert planned["windows"] > 0
+    assert planned["bytes"]["moments"] == 2 * planned["bytes"]["mean"]
+
+
+def test_the_last_line_is_the_run(config, capsys, tmp_path):
+    code, out, err = _run(capsys, "--config", config)
+    assert code == 0, err
+    report = json.loads(out.splitlines()[-1])
+    assert list(report) == [
+        "run_id",
+        "sources",
+        "windows",
+        "shards",
+        "bytes",
+        "seconds",
+        "snapshot",
+    ]
+    shards = list((tmp_path / "cache/data").rglob("*.safetensors"))
+    assert report["shards"] == len(shards)
+    assert report["bytes"] == sum(path.stat().st_size for path in shards)
+    assert "random" in err
+    assert re.search(r"written +\d+ windows", out)
+
+
+def test_another_contract_is_refused_with_the_fields_and_both_ways_on(config, capsys, tmp_path):
+    assert _run(capsys, "--config", config)[0] == 0
+    code, _, err = _run(capsys, "--config", config, "--set", "latents.statistic=mean")
+    assert code == 1
+    assert all(
+        part in err for part in ("statistic", "moments", "mean", "--overwrite", "output.uri")
+    )
+    code, out, _ = _run(
+        capsys, "--config", config, "--set", "latents.statistic=mean", "--overwrite"
+    )
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["snapshot"] == 2
+    contract = json.loads((tmp_path / "cache/contract.json").read_text())
+    assert contract["statistic"] == "mean"
+
+
+def test_limit_takes_the_first_sources_and_removes_none(tmp_path, clip, capsys):
+    rows = [{"video": str(clip(name)), "id": name} for name in ("h264_open", "short")]
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    tree = config_tree(dataset, tmp_path / "cache", windows__tail="pad")
+    config = write_config(tmp_path / "config.yaml", tree)
+    assert _run(capsys, "--config", config)[0] == 0
+    code, out, _ = _run(capsys, "--config", config, "--limit", 1)
+    assert code == 0
+    report = json.loads(out.splitlines()[-1])
+    assert report["sources"]["total"] == 1
+    assert report["snapshot"] == 1
+
+
+def test_a_source_that_left_the_dataset_leaves_new_snapshots_only(tmp_path, clip, capsys):
+    from pipeline import LatentCache
+
+    rows = [{"video": str(clip(name)), "id": name} for name in ("h264_open", "short")]
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    tree = config_tree(dataset, tmp_path / "cache", windows__tail="pad")
+    config = write_config(tmp_path / "config.yaml", tree)
+    assert _run(capsys, "--config", config)[0] == 0
+    write_list(dataset, rows[:1])
+    assert _run(capsys, "--config", config)[0] == 0
+    uri = str(tmp_path / "cache")
+    before, after = LatentCache.open(uri, snapshot=1), LatentCache.open(uri)
+    assert before.sources().num_rows == 2
+    assert after.sources()["id"].to_pylist() == ["h264_open"]
+    assert after.samples().num_rows < before.samples().num_rows
+    assert before.read(before.samples()["sample_id"][-1].as_py())
