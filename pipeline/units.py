@@ -113,23 +113,23 @@ def split_ranges(ranges: Sequence[Range], estimate: int, size: int) -> list[list
         cuts = list(range(first, last, size)) or [first]
         for begin, end in zip(cuts, [*cuts[1:], stop], strict=True):
             pieces.append([(begin, end)])
-    return _merge_small(pieces, size)
+    return _merge_small(pieces, estimate, size)
 
 
-def _merge_small(pieces: list[list[Range]], size: int) -> list[list[Range]]:
+def _merge_small(pieces: list[list[Range]], estimate: int, size: int) -> list[list[Range]]:
     """Join neighbouring pieces (gaps of an interrupted run) while they stay within ``size``."""
     merged: list[list[Range]] = []
     for piece in pieces:
-        total = _known_windows(merged[-1]) + _known_windows(piece) if merged else size + 1
-        if total <= size:
+        if merged and expected_windows([*merged[-1], *piece], estimate) <= size:
             merged[-1].extend(piece)
         else:
             merged.append(list(piece))
     return merged
 
 
-def _known_windows(ranges: Iterable[Range]) -> int:
-    return sum(0 if stop is None else stop - first for first, stop in ranges)
+def expected_windows(ranges: Iterable[Range], estimate: int) -> int:
+    """Windows in ranges, where ``estimate`` stands for the end of the data."""
+    return sum((max(first, estimate) if stop is None else stop) - first for first, stop in ranges)
 
 
 def pack_units(files: Iterable[FileTask], task_windows: int) -> list[Unit]:
