@@ -66,8 +66,8 @@ def version_of(info: Mapping[str, Any]) -> str:
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     if etag:
         return str(etag).strip('"')
-    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
-    return f"{info.get('size')}-{changed}"
+    times = (info.get(name) for name in ("mtime", "LastModified", "last_modified", "created"))
+    return f"{info.get('size')}-{next(filter(None, times), '')}"
 
 
 def source_error(uri: str, error: BaseException) -> SourceError:
@@ -82,7 +82,7 @@ def stat_source(uri: str, storage: StorageConfig) -> tuple[str, int]:
     try:
         filesystem, path = open_filesystem(uri, storage)
         info = filesystem.info(path)
-    except (OSError, UserError) as error:
+    except Exception as error:  # each store's client raises errors of its own
         raise source_error(uri, error) from error
     if info.get("type") == "directory":
         raise SourceError(Reason.MISSING, f"{uri} is a directory, not a file")
@@ -108,7 +108,7 @@ def open_source(uri: str, version: str | None, storage: StorageConfig) -> Any:
     options = {} if protocol_of(uri) == "file" else {"block_size": READ_BLOCK_BYTES}
     try:
         file = filesystem.open(path, "rb", **options)
-    except OSError as error:
+    except Exception as error:  # each store's client raises errors of its own
         raise source_error(uri, error) from error
     with file:
         yield cast(BinaryIO, file)
