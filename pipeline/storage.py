@@ -66,8 +66,8 @@ def version_of(info: Mapping[str, Any]) -> str:
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
     if etag:
         return str(etag).strip('"')
-    times = (info.get(name) for name in ("mtime", "LastModified", "last_modified", "created"))
-    return f"{info.get('size')}-{next(filter(None, times), '')}"
+    changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
+    return f"{info.get('size')}-{changed}"
 
 
 def source_error(uri: str, error: BaseException) -> SourceError:

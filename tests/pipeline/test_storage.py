@@ -113,13 +113,6 @@ def test_what_a_version_is_made_of(info, version):
     assert version_of(info) == version
 
 
-def test_other_bytes_of_equal_size_have_another_version_without_an_etag(memory):
-    fsspec.filesystem("memory").pipe_file(f"{memory}/a", b"one")
-    before = stat_source(f"{memory}/a", LOCAL)[0]
-    fsspec.filesystem("memory").pipe_file(f"{memory}/a", b"two")
-    assert stat_source(f"{memory}/a", LOCAL)[0] != before
-
-
 # ---- sources
 
 
