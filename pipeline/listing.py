@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
@@ -64,8 +65,12 @@ def read_listing(
         raise UserError(
             f"dataset.uri {uri} is a directory, but dataset.format is {kind}"
         ) from error
-    except OSError as error:
-        raise UserError(f"dataset.uri {uri} cannot be read: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # each store's client raises errors of its own
+        raise UserError(
+            f"dataset.uri {uri} cannot be read: {type(error).__name__}: {error}"
+        ) from error
     if table.num_rows == 0:
         raise UserError(f"dataset.uri {uri} holds no videos or images; check the path and format")
     return Listing(table, from_store=kind == "directory")
@@ -103,9 +108,7 @@ def _read_directory(uri: str, storage: StorageConfig) -> pa.Table:
         pa.schema([("video", pa.string()), ("version", pa.string())]),
     )
     if sidecars:
-        lines = [
-            texts[s].decode("utf-8").strip() if (s := row["_sidecar"]) else None for row in rows
-        ]
+        lines = [_text(texts[s], s) if (s := row["_sidecar"]) else None for row in rows]
         table = table.append_column("caption", pa.array(lines, pa.string()))
     return table
 
@@ -124,15 +127,20 @@ def _text(data: bytes, path: str) -> str:
 def _read_csv(data: bytes, uri: str, text_columns: Collection[str]) -> pa.Table:
     types = dict.fromkeys(text_columns, pa.string())
     try:
-        return pa_csv.read_csv(
+        table = pa_csv.read_csv(
             pa.BufferReader(data),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False
-            ),
+            convert_options=pa_csv.ConvertOptions(column_types=types),
         )
     except pa.ArrowInvalid as error:
         raise UserError(f"dataset.uri {uri} is not a CSV with a header line: {error}") from error
+    # Text is null where nothing stands, quoted or not, and not where `NA` or `null` stands.
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            text = table.column(index)
+            none = pa.scalar(None, pa.string())
+            table = table.set_column(index, field, pc.if_else(pc.equal(text, ""), none, text))
+    return table
 
 
 def _read_jsonl(data: bytes, uri: str) -> pa.Table:
