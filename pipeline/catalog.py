@@ -1,5 +1,7 @@
 """The catalog: a dataset's rows with known column names, absolute URIs, identities and versions."""
 
+import math
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +94,7 @@ def read_catalog(config: Config) -> Catalog:
             "message": pa.array(messages, pa.string()),
         }
     )
-    taken = set(names.values())
+    taken = {*names.values(), "caption"}
     extra = [name for name in table.column_names if name not in taken]
     return Catalog(sources, _user_columns(table, ids, known["caption"], extra), notes)
 
@@ -107,6 +109,11 @@ def _text_columns(config: Config) -> set[str]:
 
 def _find_columns(table: pa.Table, config: Config) -> tuple[dict[str, str], tuple[str, ...]]:
     """Map our column names to the table's."""
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{config.dataset.uri} has the column {twice[0]!r} twice; rename or remove one"
+        )
     found: dict[str, str] = {}
     notes = []
     for column in _KNOWN:
@@ -131,6 +138,8 @@ def _find_columns(table: pa.Table, config: Config) -> tuple[dict[str, str], tupl
             f"{', '.join(table.column_names)}; name one 'video', "
             "or set dataset.columns.video"
         )
+    if found.get("caption", "caption") != "caption" and "caption" in table.column_names:
+        notes.append(f"column 'caption' is left out: {found['caption']!r} is taken as 'caption'")
     return found, tuple(notes)
 
 
@@ -222,9 +231,9 @@ def _user_columns(
 
 def _plain(value: Any) -> Any:
     """A value as JSON can hold it, for the digest that tells whether a row changed."""
-    if isinstance(value, bool | int | float | str):
-        return value if value == value else "nan"
-    return repr(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if isinstance(value, bool | int | float | str) else repr(value)
 
 
 def changed_columns(catalog: Catalog, known: pa.Table) -> pa.Table:
