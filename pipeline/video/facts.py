@@ -95,7 +95,7 @@ class VideoFacts:
             return exact if end is None else min(exact, math.ceil((end - begin) * fps - 1e-9))
         if rate is None:
             return None
-        return math.ceil((stop - begin) * rate - 1e-6)
+        return math.ceil(stop * rate - 1e-6) - math.ceil(begin * rate - 1e-6)
 
     def _length(self, rate: float | None) -> float | None:
         """Seconds of video: from the frame count where there is one, else the duration."""
