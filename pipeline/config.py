@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.buckets import Bucket, ResizeFilter, ResizePolicy
 from pipeline.errors import UserError
@@ -39,6 +47,17 @@ def _parse_fps(value: object) -> object:
     return str(fps)
 
 
+def _refuse_credentials(value: str) -> str:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:[^/@]*@", value):
+        scheme = value.split("://", 1)[0]
+        raise ValueError(
+            f"the {scheme}:// URI holds a user name and password; "
+            "put credentials into the environment"
+        )
+    return value
+
+
+Uri = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
 ByteSize = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
 
 
@@ -65,7 +84,7 @@ class ColumnNames(_Section):
 class DatasetConfig(_Section):
     """What is encoded: a directory or prefix, or a CSV, JSONL or Parquet list; any fsspec URI."""
 
-    uri: str
+    uri: Uri
     format: Literal["auto", "directory", "csv", "jsonl", "parquet"] = "auto"
     columns: ColumnNames = ColumnNames()
     limit: int | None = Field(default=None, gt=0)
@@ -74,7 +93,7 @@ class DatasetConfig(_Section):
 class OutputConfig(_Section):
     """Where the cache lies and how its shards are stored."""
 
-    uri: str
+    uri: Uri
     format: Literal["safetensors", "parquet"] = "safetensors"
     shard_bytes: ByteSize = 256 * 10**6
 
@@ -82,7 +101,7 @@ class OutputConfig(_Section):
 class StorageConfig(_Section):
     """Settings of S3-compatible stores. Credentials come from the environment alone."""
 
-    endpoint_url: str | None = None
+    endpoint_url: Uri | None = None
     region: str | None = None
     anonymous: bool = False
 
@@ -135,7 +154,7 @@ class WidthsConfig(_Section):
 class VAESection(_Section):
     """The encoder. Either ``checkpoint`` (the published file) or ``random_seed`` (demo, tests)."""
 
-    checkpoint: str | None = None
+    checkpoint: Uri | None = None
     random_seed: int | None = None
     version: Literal[2] = 2
     z_channels: int = 64
@@ -212,6 +231,15 @@ class Config(_Section):
     max_attempts: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
+    def _cuda_needs_gpus(self) -> Self:
+        if self.vae.device == "cuda" and self.run.runner == "ray" and not self.run.gpus_per_encoder:
+            raise ValueError(
+                "vae.device is cuda, but run.gpus_per_encoder is 0, so that Ray hides the GPUs "
+                "from the encoders; set run.gpus_per_encoder: 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _distinct_buckets(self) -> Self:
         if len(set(self.bucket_list)) != len(self.buckets):
             raise ValueError("buckets lists the same bucket twice; name each once")
@@ -282,7 +310,9 @@ def _explain(error: ValidationError, path: str | None) -> str:
         elif item["type"] == "missing":
             message = "is required and not set"
         else:
-            message = f"{item['msg'].removeprefix('Value error, ')} (got {_shorten(item['input'])})"
+            message = item["msg"].removeprefix("Value error, ")
+            if not isinstance(item["input"], BaseModel | dict) and "password" not in message:
+                message += f" (got {_shorten(item['input'])})"
         lines.append(f"  {name}: {message}")
     return "\n".join(lines)
 

@@ -8,9 +8,11 @@ from typing import Self
 
 import ray
 import ray.data
+import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoolStrategy
 
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.plan import ProbeAnswer
 from pipeline.recipe import Recipe
 from pipeline.runner import LocalRunner, probe_file
@@ -137,5 +139,10 @@ class RayRunner:
         self._join()
         configure_context(self.config)
         graph = make_graph(units, self.config, recipe, packs_per_shard)
-        for row in graph.iter_rows():
-            yield Written.from_json(row[RESULT])
+        try:
+            for row in graph.iter_rows():
+                yield Written.from_json(row[RESULT])
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise UserError(str(error.cause)) from error
+            raise

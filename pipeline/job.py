@@ -36,6 +36,7 @@ from pipeline.weights import make_contract
 EXIT_DONE = 0
 EXIT_USAGE = 1
 EXIT_FAILURES = 2
+EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 _RECORDED_PACKAGES = ("t2v-latents", "av", "deltalake", "numpy", "pyarrow", "ray", "torch")
@@ -126,10 +127,13 @@ class _Job:
         )
         try:
             flops = self.execute(plan, recipe, forecast, committer)
-        except Terminated:
+        except (Terminated, KeyboardInterrupt) as stop:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, flops=None)
-            return EXIT_TERMINATED
+            return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        except BaseException:
+            committer.commit()
+            raise
         committer.give_up()
         committer.commit()
         committer.bury(plan.removed)

@@ -49,6 +49,10 @@ def load_vae(section: VAESection, storage: StorageConfig) -> AutoencoderKL:
     device = section.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "vae.device is cuda, but torch finds no CUDA device here; set vae.device: auto"
+        )
     dtype = getattr(torch, section.compute_dtype)
     widths = vae_config(section)
     if section.checkpoint is None:

@@ -27,15 +27,15 @@ def clip(clip_folder: Path):
     return find
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_folder() -> Iterator[str]:
-    """A short path for Ray's sockets, removed afterwards."""
+    """A short path for the sockets of a cluster, removed afterwards."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster(ray_folder: str) -> Iterator[None]:
     """A local cluster with 2 pretended GPUs, so that operators stay apart as on real ones."""
     os.environ["RAY_AUTH_MODE"] = "disabled"

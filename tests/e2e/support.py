@@ -1,9 +1,12 @@
 """Whole runs for the tests: a narrow configuration, the job as a process or in this process."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,3 +101,24 @@ def run_job(config: Path, *arguments: str, env: Mapping[str, str] | None = None)
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def end_processes_naming(folder: str, patience: float) -> None:
+    """Wait for the processes whose command line names ``folder``; then end them by their ids."""
+    deadline = time.monotonic() + patience
+    while left := _processes_naming(folder):
+        if time.monotonic() > deadline:
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        time.sleep(0.2)
+
+
+def _processes_naming(folder: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            process = int(path.parent.name)
+            if folder.encode() in path.read_bytes() and process != os.getpid():
+                found.append(process)
+    return found

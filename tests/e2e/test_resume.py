@@ -1,6 +1,5 @@
 """Run again: nothing twice, nothing missing, whatever was killed and whatever headers said."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,16 @@ from pipeline import LatentCache
 from pipeline.config import StorageConfig
 from pipeline.manifest import Manifest
 from pipeline.storage import Store
-from tests.e2e.support import JOB, ROOT, config_tree, environment, run_job, write_config, write_list
+from tests.e2e.support import (
+    JOB,
+    ROOT,
+    config_tree,
+    end_processes_naming,
+    environment,
+    run_job,
+    write_config,
+    write_list,
+)
 
 MANY = ["bikes", "carphone", "h264_open", "vfr", "hevc10"]
 
@@ -78,7 +86,7 @@ def test_killed_after_the_first_commit_it_goes_on(tmp_path, clip, runner, ray_fo
     ) as process:
         _wait_for_commit(tmp_path / "torn", process)
         process.send_signal(signal.SIGKILL)
-    _wait_for_ray_to_leave(ray_folder)
+    end_processes_naming(ray_folder, patience=30)
     committed = _decoded_windows(tmp_path / "torn")
     total = LatentCache.open(str(tmp_path / "whole")).samples().num_rows
     assert 0 < committed < total
@@ -98,27 +106,6 @@ def _wait_for_commit(output: Path, process: subprocess.Popen) -> None:
         assert process.poll() is None, "the job ended before it could be killed"
         assert time.monotonic() < deadline, "no commit within 90 s"
         time.sleep(0.02)
-
-
-def _wait_for_ray_to_leave(folder: str) -> None:
-    """A killed driver's cluster ends by itself; what is left after 30 s is ended by its id."""
-    deadline = time.monotonic() + 30
-    while left := _processes_naming(folder):
-        if time.monotonic() > deadline:
-            for process in left:
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.2)
-
-
-def _processes_naming(folder: str) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if folder.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
 
 
 def test_sigterm_commits_what_is_done_and_the_next_run_resumes(tmp_path, clip):

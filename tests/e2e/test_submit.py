@@ -1,8 +1,6 @@
 """`ray job submit` to a local head runs the job and returns its exit code."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from pipeline import LatentCache
-from tests.e2e.support import ROOT, config_tree, environment, write_config, write_list
+from tests.e2e.support import (
+    ROOT,
+    config_tree,
+    end_processes_naming,
+    environment,
+    write_config,
+    write_list,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -40,15 +45,15 @@ def head(ray_folder: str) -> Iterator[str]:
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_until_listening(port, process)
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.kill()
+        process.wait()
+        end_processes_naming(ray_folder, patience=0)
 
 
 def _wait_until_listening(port: int, process: subprocess.Popen) -> None:
@@ -64,6 +69,16 @@ def _wait_until_listening(port: int, process: subprocess.Popen) -> None:
 
 
 def _submit(head: str, config: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Submit, and submit again while the head's agent is not up yet."""
+    deadline = time.monotonic() + 60
+    while True:
+        done = _submit_once(head, config, *arguments)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
+
+
+def _submit_once(head: str, config: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [
             *(RAY, "job", "submit", "--address", head, "--working-dir", str(ROOT), "--"),
