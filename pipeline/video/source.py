@@ -256,6 +256,12 @@ class FrameSource:
             with translated(self._file, Reason.DECODE_ERROR, "decoding failed"):
                 return list(stream.decode(packet))
         except SourceError as error:
+            if not clean and isinstance(error.__cause__, av.error.ArgumentError):
+                # FFmpeg's word for a picture beyond `max_pixels`, whose size it then forgets.
+                raise SourceError(
+                    Reason.TOO_LARGE,
+                    f"the decoder refuses the size: over {self._limits.max_pixels} pixels, or none",
+                ) from error
             if clean or error.reason is not Reason.DECODE_ERROR or packet is None:
                 raise
             if key is not None and packet.pts is not None and packet.pts < key:
