@@ -1,8 +1,10 @@
 """The plan: the dataset against the manifest; what is to be encoded, and what is done already."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -13,11 +15,14 @@ from pipeline.catalog import Catalog, changed_columns, newest_by_source
 from pipeline.config import Config
 from pipeline.coverage import Coverage, committed_coverage
 from pipeline.errors import Reason, SourceError
+from pipeline.listing import IMAGE_SUFFIXES
 from pipeline.manifest import Manifest
 from pipeline.packs import facts_from_json
 from pipeline.recipe import Recipe, generation_id, segment_cap
 from pipeline.units import ClipTask, FileTask, Unit, expected_windows, pack_units, split_ranges
 from pipeline.video.facts import VideoFacts
+
+_HINTS = ("width", "height", "fps", "frames", "duration")
 
 ProbeAnswer = VideoFacts | SourceError
 Prober = Callable[[Sequence[tuple[str, str | None]]], list[ProbeAnswer]]
@@ -138,7 +143,7 @@ class _Chooser:
     def _kind(self, row: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, bool]:
         if before is None or before["status"] == "removed":
             return "added", True
-        if before["version"] != row["version"] or self._recipe_differs(before):
+        if before["version"] != row["version"] or self._recipe_differs(row, before):
             return "changed", True
         if before["status"] == "failed":
             transient = Reason(before["reason"]).transient
@@ -146,12 +151,18 @@ class _Chooser:
             return "failed before", bool(self.overwrite or self.retry or again)
         return ("changed", True) if self.overwrite else ("reusable", False)
 
-    def _recipe_differs(self, before: dict[str, Any]) -> bool:
-        if before["facts"] is None:  # failed before its header was known: no recipe to compare
+    def _recipe_differs(self, row: dict[str, Any], before: dict[str, Any]) -> bool:
+        if before["facts"] is not None:
+            facts = facts_from_json(before["facts"])
+            size, is_image = (facts.width, facts.height), facts.is_image
+        elif before["status"] == "failed":  # before its header was known: no recipe to compare
             return False
-        facts = facts_from_json(before["facts"])
-        buckets = self.recipe.assign(facts.width, facts.height)
-        return bool(self.recipe.key(buckets, facts.is_image) != before["recipe"])
+        else:  # planned by hints, and all of its windows were committed already
+            source = _source_plan(row, before, "")
+            if not _hinted(source, self.recipe):
+                return True
+            size, is_image = _display_size(source), False
+        return bool(self.recipe.key(self.recipe.assign(*size), is_image) != before["recipe"])
 
 
 def _source_plan(row: dict[str, Any], before: dict[str, Any] | None, kind: str) -> SourcePlan:
@@ -171,7 +182,7 @@ def _source_plan(row: dict[str, Any], before: dict[str, Any] | None, kind: str) 
         revision=1 if before is None else before["revision"] + 1,
         attempts=before["attempts"] if before is not None and kind == "failed before" else 0,
         facts=None if facts is None else facts_from_json(facts),
-        hints={k: row[k] for k in ("width", "height", "fps", "frames", "duration") if row[k]},
+        hints={k: row[k] for k in _HINTS if row[k] is not None and 0 < row[k] < math.inf},
         failure=failure,
     )
 
@@ -181,13 +192,20 @@ def _replace(source: SourcePlan, **changes: Any) -> SourcePlan:
 
 
 def _hinted(source: SourcePlan, recipe: Recipe) -> bool:
-    """Whether the dataset's own columns say enough to plan without opening the file."""
+    """Whether the dataset's own columns say enough to plan without opening the file.
+
+    Never of an image: time has no part in its recipe, and the columns do not tell images apart.
+    """
     hints = source.hints
-    if not {"width", "height"} <= hints.keys():
+    if not {"width", "height"} <= hints.keys() or _named_as_image(source.uri):
         return False
     if recipe.fps is None:
         return "frames" in hints or {"fps", "duration"} <= hints.keys()
     return "duration" in hints or {"fps", "frames"} <= hints.keys()
+
+
+def _named_as_image(uri: str) -> bool:
+    return PurePosixPath(uri).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _probe(todo: list[SourcePlan], recipe: Recipe, probe: Prober) -> list[SourcePlan]:
@@ -232,7 +250,10 @@ def estimated_windows(source: SourcePlan, recipe: Recipe) -> int:
         return 0 if frames is None else recipe.grid.count(frames)
     hints = source.hints
     duration = hints.get("duration") or hints["frames"] / hints.get("fps", 1.0)
-    rate = float(recipe.fps) if recipe.fps else hints.get("fps", hints["frames"] / duration)
+    if recipe.fps is not None:
+        rate = float(recipe.fps)
+    else:
+        rate = hints["fps"] if "fps" in hints else hints["frames"] / duration
     begin = source.start or 0.0
     stop = duration if source.end is None else min(source.end, duration)
     return recipe.grid.count(max(0, round((stop - begin) * rate)))
@@ -262,13 +283,17 @@ def _unit_windows(config: Config, files: Sequence[FileTask]) -> int:
 def _file_tasks(
     config: Config, recipe: Recipe, uri: str, pinned: str | None, clips: list[SourcePlan]
 ) -> list[FileTask]:
-    """The file's clips in as few tasks as ``run.task_windows`` allows."""
+    """The file's clips in as few tasks as ``run.task_windows`` allows.
+
+    Pieces of one clip are for different tasks: within a task a source is one clip.
+    """
     tasks: list[FileTask] = []
     together: list[ClipTask] = []
     for clip in clips:
         for piece in _clip_tasks(config, recipe, clip):
             filled = sum(task.windows for task in together)
-            if together and filled + piece.windows > config.run.task_windows:
+            full = filled + piece.windows > config.run.task_windows
+            if together and (full or together[-1].source_id == piece.source_id):
                 tasks.append(FileTask(uri, pinned, tuple(together)))
                 together = []
             together.append(piece)

@@ -1,0 +1,570 @@
+import json
+from dataclasses import replace
+
+import pytest
+from helpers import (
+    SMALL,
+    TALL,
+    WIDE,
+    make_config,
+    make_contract,
+    make_facts,
+    make_manifest,
+    make_segment,
+    members,
+    sample_row,
+    source_row,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.catalog import read_catalog
+from pipeline.errors import Reason, SourceError
+from pipeline.identity import source_id
+from pipeline.packs import facts_to_json
+from pipeline.plan import make_plan
+from pipeline.recipe import Recipe
+
+CONTRACT = make_contract()
+BUCKETS = [{"height": b.height, "width": b.width} for b in (SMALL, WIDE, TALL)]
+
+
+class Prober:
+    """Answers with the facts given by URI; notes what it was asked."""
+
+    def __init__(self, answers=None, default=None):
+        self.answers = answers or {}
+        self.default = default or make_facts()
+        self.asked = []
+
+    def __call__(self, files):
+        self.asked.extend(files)
+        return [self.answers.get(uri, self.default) for uri, _ in files]
+
+
+class Dataset:
+    """A dataset and its cache; ``plan`` looks at them as a run would."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.rows = []
+        self.prober = Prober()
+        self.manifest = make_manifest(folder / "cache")
+        self.fields = {}
+
+    def plan(self, run_id="run", prober=None, overwrite=False, retry_failed=False, **fields):
+        path = self.folder / "list.jsonl"
+        path.write_text("".join(json.dumps({"version": "v1", **row}) + "\n" for row in self.rows))
+        config = make_config(dataset__uri=str(path), **{**self.fields, **fields})
+        return make_plan(
+            config,
+            read_catalog(config),
+            self.manifest,
+            Recipe.from_config(config, CONTRACT),
+            run_id,
+            prober or self.prober,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+        )
+
+    def finish(self, plan, status="ok", **changes):
+        """Append what a run that brought all sources of the plan to an end would append."""
+        self.manifest.append(
+            "sources",
+            [
+                source_row(
+                    source.source_id,
+                    revision=source.revision,
+                    uri=source.uri,
+                    version=source.version,
+                    recipe=source.recipe,
+                    generation=source.generation,
+                    attempts=source.attempts + 1,
+                    status=status,
+                    buckets=[bucket.name for bucket in source.buckets],
+                    facts=None if source.facts is None else facts_to_json(source.facts),
+                    **changes,
+                )
+                for source in plan.sources.values()
+            ],
+        )
+
+    def hold(self, source, first, windows, bucket=SMALL, **changes):
+        """Append windows of a source, as an interrupted run leaves them."""
+        segment = make_segment(source.source_id, first, windows, bucket, **changes)
+        self.manifest.append(
+            "samples", [sample_row(replace(segment, generation=source.generation))]
+        )
+
+
+@pytest.fixture
+def data(tmp_path):
+    return Dataset(tmp_path)
+
+
+def clips(plan):
+    return [clip for unit in plan.units for file in unit.files for clip in file.clips]
+
+
+def only(plan):
+    [source] = plan.sources.values()
+    return source
+
+
+def kinds(plan):
+    return {name: count for name, count in plan.kinds.items() if count}
+
+
+# ---- what is planned
+
+
+def test_everything_of_a_new_cache_is_added(data):
+    data.rows = [{"video": f"/v/{n}.mp4"} for n in range(3)]
+    plan = data.plan()
+    assert kinds(plan) == {"added": 3}
+    assert plan.total == 3
+    assert plan.removed.num_rows == 0
+    assert {s.source_id for s in plan.sources.values()} == {
+        source_id(f"/v/{n}.mp4", None, None) for n in range(3)
+    }
+    assert {c.source_id for c in clips(plan)} == set(plan.sources)
+    assert all(c.ranges == ((0, None),) for c in clips(plan))
+    assert sorted(data.prober.asked) == [(f"/v/{n}.mp4", None) for n in range(3)]
+    assert plan.columns.num_rows == 3
+
+
+def test_a_finished_source_is_reusable_and_not_opened(data):
+    data.rows = [{"video": "/v/a.mp4"}, {"video": "/v/b.mp4"}]
+    data.finish(data.plan())
+    data.rows.append({"video": "/v/c.mp4"})
+    prober = Prober()
+    plan = data.plan(prober=prober)
+    assert kinds(plan) == {"added": 1, "reusable": 2}
+    assert plan.standing == {"ok": 2, "skipped": 0, "failed": 0}
+    assert prober.asked == [("/v/c.mp4", None)]
+    assert [c.source_id for c in clips(plan)] == [source_id("/v/c.mp4", None, None)]
+
+
+def test_planning_changes_nothing(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    data.finish(data.plan())
+    versions = {table: data.manifest.version(table) for table in ("samples", "sources", "captions")}
+    data.rows.append({"video": "/v/b.mp4"})
+    data.plan(overwrite=True)
+    assert versions == {table: data.manifest.version(table) for table in versions}
+
+
+def test_a_skipped_source_stays_skipped(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    data.finish(data.plan(), "skipped", reason="too_short")
+    plan = data.plan()
+    assert kinds(plan) == {"reusable": 1}
+    assert plan.standing["skipped"] == 1
+    assert plan.units == ()
+
+
+def test_a_new_version_is_changed_and_probed_anew(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    first = data.plan()
+    data.finish(first)
+    data.rows = [{"video": "/v/a.mp4", "version": "v2"}]
+    prober = Prober(default=make_facts(width=128))
+    plan = data.plan(prober=prober)
+    assert kinds(plan) == {"changed": 1}
+    assert len(prober.asked) == 1
+    source = only(plan)
+    assert (source.revision, source.attempts, source.facts.width) == (2, 0, 128)
+    assert source.generation != only(first).generation
+    assert len(clips(plan)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"windows__fps": 12}, {"windows__tail": "pad"}, {"resize__policy": "contain"}],
+)
+def test_another_recipe_is_changed_without_a_probe(data, fields):
+    data.rows = [{"video": "/v/a.mp4"}]
+    first = data.plan()
+    data.finish(first)
+    prober = Prober()
+    plan = data.plan(prober=prober, **fields)
+    assert kinds(plan) == {"changed": 1}
+    assert prober.asked == []
+    assert only(plan).facts == make_facts()
+    assert only(plan).generation != only(first).generation
+
+
+def test_what_changes_no_number_leaves_all_reusable(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    data.finish(data.plan())
+    plan = data.plan(run__pack_bytes=10**6, windows__segment_windows=3, output__format="parquet")
+    assert kinds(plan) == {"reusable": 1}
+
+
+def test_timing_leaves_images_alone(data):
+    data.rows = [{"video": "/v/a.png"}, {"video": "/v/b.mp4"}]
+    data.prober = Prober({"/v/a.png": make_facts(is_image=True, frames=1, duration=None)})
+    data.finish(data.plan())
+    plan = data.plan(windows__fps=12)
+    assert kinds(plan) == {"reusable": 1, "changed": 1}
+    assert only(plan).uri == "/v/b.mp4"
+
+
+def test_another_list_of_buckets_plans_what_it_reassigns(data):
+    data.rows = [{"video": "/v/square.mp4"}, {"video": "/v/wide.mp4"}, {"video": "/v/tall.mp4"}]
+    data.prober = Prober(
+        {"/v/wide.mp4": make_facts(width=128), "/v/tall.mp4": make_facts(height=128)}
+    )
+    data.fields = {"buckets": BUCKETS[:1]}
+    data.finish(data.plan())
+    plan = data.plan(buckets=BUCKETS[:2])
+    assert kinds(plan) == {"reusable": 2, "changed": 1}
+    assert only(plan).uri == "/v/wide.mp4"
+    assert only(plan).buckets == (WIDE,)
+
+
+def test_all_buckets_of_a_source_are_decoded_in_one_task(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    plan = data.plan(buckets=BUCKETS, bucket_choice="all")
+    [clip] = clips(plan)
+    assert clip.buckets == (SMALL, WIDE, TALL)
+    # 5 windows fit into 100 frames
+    assert clip.windows == 15
+    assert plan.windows == {SMALL: 5, WIDE: 5, TALL: 5}
+
+
+# ---- failures
+
+
+def failed_before(data, reason, attempts=1, **row):
+    data.rows = [{"video": "/v/a.mp4", **row}]
+    plan = data.plan()
+    data.finish(plan, "failed", reason=str(reason), message="m")
+    for _ in range(attempts - 1):
+        data.finish(data.plan(retry_failed=True), "failed", reason=str(reason), message="m")
+
+
+@pytest.mark.parametrize("reason", [r for r in Reason if r.transient])
+def test_a_transient_failure_is_retried_some_times(data, reason):
+    failed_before(data, reason)
+    plan = data.plan(max_attempts=2)
+    assert kinds(plan) == {"failed before": 1}
+    source = only(plan)
+    assert (source.attempts, source.revision) == (1, 2)
+    data.finish(plan, "failed", reason=str(reason))
+    plan = data.plan(max_attempts=2)
+    assert kinds(plan) == {"failed before": 1}
+    assert plan.sources == {}
+    assert plan.standing["failed"] == 1
+    assert only(data.plan(max_attempts=2, retry_failed=True)).attempts == 2
+
+
+@pytest.mark.parametrize("reason", [r for r in Reason if not r.transient])
+def test_a_lasting_failure_is_retried_on_demand(data, reason):
+    failed_before(data, reason)
+    assert data.plan().sources == {}
+    assert len(clips(data.plan(retry_failed=True))) == 1
+    assert len(clips(data.plan(overwrite=True))) == 1
+
+
+def test_a_new_version_forgives_failures(data):
+    failed_before(data, Reason.DECODE_ERROR, attempts=3)
+    data.rows = [{"video": "/v/a.mp4", "version": "v2"}]
+    plan = data.plan()
+    assert kinds(plan) == {"changed": 1}
+    assert only(plan).attempts == 0
+
+
+def test_what_the_store_or_the_probe_refuses_is_planned_as_failed(data):
+    data.rows = [
+        {"video": "/v/a.mp4"},
+        {"video": "/nowhere/b.mp4", "version": None},
+        {"video": "/v/c.mp4"},
+    ]
+    error = SourceError(Reason.INVALID_DATA, "not a video")
+    data.prober = Prober({"/v/c.mp4": error})
+    plan = data.plan()
+    by_uri = {source.uri: source for source in plan.sources.values()}
+    assert by_uri["/v/a.mp4"].failure is None
+    assert by_uri["/nowhere/b.mp4"].failure.reason is Reason.MISSING
+    assert by_uri["/v/c.mp4"].failure is error
+    assert [c.source_id for c in clips(plan)] == [source_id("/v/a.mp4", None, None)]
+    assert sorted(uri for uri, _ in data.prober.asked) == ["/v/a.mp4", "/v/c.mp4"]
+
+
+def test_a_source_that_comes_back_unchanged_is_taken_up_where_it_was(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    plan = data.plan()
+    data.hold(only(plan), 0, 5, last=True, frames_actual=100)
+    data.finish(plan)
+    [row] = data.plan(overwrite=True).sources.values()
+    data.manifest.append(
+        "sources",
+        [source_row(row.source_id, revision=2, version="", status="failed", reason="missing")],
+    )
+    again = data.plan()
+    assert kinds(again) == {"changed": 1}
+    assert only(again).generation == only(plan).generation
+    assert only(again).revision == 3
+    assert again.units == ()  # all of its windows are there
+
+
+# ---- overwrite, removal, limits
+
+
+def test_overwrite_encodes_everything_anew(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    first = data.plan()
+    data.hold(only(first), 0, 5, last=True, frames_actual=100)
+    data.finish(first)
+    plan = data.plan(run_id="r2", overwrite=True)
+    assert kinds(plan) == {"changed": 1}
+    assert only(plan).generation != only(first).generation
+    assert only(plan).recipe == only(first).recipe
+    assert clips(plan)[0].ranges == ((0, None),)
+    assert only(data.plan(run_id="r3", overwrite=True)).generation != only(plan).generation
+    data.finish(plan)
+    assert kinds(data.plan()) == {"reusable": 1}
+
+
+def test_a_source_that_left_the_dataset_is_removed_once(data):
+    data.rows = [{"video": "/v/a.mp4"}, {"video": "/v/b.mp4"}]
+    data.finish(data.plan())
+    data.rows = data.rows[:1]
+    plan = data.plan()
+    assert plan.removed["uri"].to_pylist() == ["/v/b.mp4"]
+    assert kinds(plan) == {"reusable": 1}
+    [row] = plan.removed.to_pylist()
+    data.manifest.append("sources", [{**row, "revision": 2, "status": "removed"}])
+    assert data.plan().removed.num_rows == 0
+
+
+def test_a_source_that_returns_is_added(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    first = data.plan()
+    data.finish(first)
+    [row] = data.manifest.read("sources").to_pylist()
+    data.manifest.append("sources", [{**row, "revision": 2, "status": "removed"}])
+    plan = data.plan()
+    assert kinds(plan) == {"added": 1}
+    assert only(plan).revision == 3
+    assert only(plan).generation == only(first).generation
+
+
+def test_a_limit_removes_nothing(data):
+    data.rows = [{"video": "/v/a.mp4"}, {"video": "/v/b.mp4"}]
+    data.finish(data.plan())
+    plan = data.plan(dataset__limit=1)
+    assert plan.removed.num_rows == 0
+    assert plan.total == 1
+
+
+# ---- interrupted runs
+
+
+def test_only_missing_windows_are_planned(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    source = only(data.plan())
+    data.hold(source, 0, 2)
+    data.hold(source, 3, 1)
+    plan = data.plan()
+    assert kinds(plan) == {"added": 1}
+    [clip] = clips(plan)
+    assert clip.ranges == ((2, 3), (4, None))
+    assert clip.windows == 2
+    data.hold(source, 4, 1, last=True, frames_actual=90)
+    assert clips(data.plan())[0].ranges == ((2, 3),)
+    data.hold(source, 2, 1)
+    done = data.plan()
+    assert done.units == ()
+    assert only(done).coverage.complete([SMALL])
+    assert only(done).coverage.frames_actual == 90
+
+
+def test_windows_of_another_generation_do_not_count(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    data.hold(only(data.plan()), 0, 3)
+    assert clips(data.plan(windows__fps=12))[0].ranges == ((0, None),)
+
+
+def test_a_window_that_one_bucket_lacks_is_decoded_for_all(data):
+    data.rows = [{"video": "/v/a.mp4"}]
+    data.fields = {"buckets": BUCKETS[:2], "bucket_choice": "all"}
+    source = only(data.plan())
+    data.hold(source, 0, 5, SMALL, last=True, frames_actual=85)
+    data.hold(source, 0, 3, WIDE)
+    [clip] = clips(data.plan())
+    assert clip.ranges == ((3, 5),)
+    assert clip.buckets == (SMALL, WIDE)
+
+
+# ---- hints
+
+
+HINTS = {"width": 128, "height": 64}
+
+
+@pytest.mark.parametrize(
+    ("hints", "fps", "windows"),
+    [
+        ({**HINTS, "frames": 100}, None, 5),
+        ({**HINTS, "fps": 25, "duration": 4}, None, 5),
+        ({**HINTS, "fps": 25, "frames": 100, "duration": 4}, None, 5),
+        ({**HINTS, "duration": 4}, 12, 2),
+        ({**HINTS, "fps": 25, "frames": 100}, 12, 2),
+    ],
+)
+def test_hints_spare_the_probe(data, hints, fps, windows):
+    data.rows = [{"video": "/v/a.mp4", **hints}]
+    plan = data.plan(windows__fps=fps, buckets=BUCKETS)
+    assert data.prober.asked == []
+    [clip] = clips(plan)
+    assert clip.expected_size == (128, 64)
+    assert clip.buckets == (WIDE,)
+    assert clip.windows == windows
+    assert clip.ranges == ((0, None),)
+
+
+@pytest.mark.parametrize(
+    ("hints", "fps"),
+    [
+        ({"width": 128, "frames": 100}, None),
+        (HINTS, None),
+        ({**HINTS, "duration": 4}, None),
+        ({**HINTS, "fps": 25}, None),
+        ({**HINTS, "frames": 100}, 12),
+        ({"width": 0, "height": 64, "frames": 100}, None),
+        ({"width": -128, "height": 64, "frames": 100}, None),
+        ({**HINTS, "frames": -1}, None),
+        ({**HINTS, "fps": 25, "duration": float("nan")}, None),
+        ({**HINTS, "fps": 25, "duration": float("inf")}, None),
+        ({**HINTS, "duration": -4}, 12),
+    ],
+)
+def test_hints_that_say_too_little_are_not_enough(data, hints, fps):
+    data.rows = [{"video": "/v/a.mp4", **hints}]
+    plan = data.plan(windows__fps=fps, buckets=BUCKETS)
+    assert len(data.prober.asked) == 1
+    assert only(plan).buckets == (SMALL,)
+
+
+def test_an_image_is_probed_whatever_the_hints_say(data):
+    data.rows = [{"video": "/v/a.png", **HINTS, "frames": 1}]
+    data.prober = Prober(default=make_facts(is_image=True, frames=1, duration=None))
+    data.finish(data.plan())
+    assert kinds(data.plan()) == {"reusable": 1}
+    assert len(data.prober.asked) == 1
+
+
+def test_a_hinted_source_that_ended_before_its_header_was_recorded(data):
+    """A crash between the tables: its windows are all there, and facts were never stored."""
+    data.rows = [{"video": "/v/a.mp4", **HINTS, "frames": 100}]
+    first = data.plan(buckets=BUCKETS)
+    data.hold(only(first), 0, 5, WIDE, last=True, frames_actual=100)
+    resumed = data.plan(buckets=BUCKETS)
+    assert resumed.units == ()
+    data.finish(resumed)
+    assert kinds(data.plan(buckets=BUCKETS)) == {"reusable": 1}
+    assert kinds(data.plan(buckets=BUCKETS, windows__tail="pad")) == {"changed": 1}
+    assert kinds(data.plan(buckets=BUCKETS[:1])) == {"changed": 1}
+    data.rows = [{"video": "/v/a.mp4"}]
+    assert kinds(data.plan(buckets=BUCKETS)) == {"changed": 1}
+
+
+# ---- units
+
+
+def test_clips_of_one_file_share_a_task(data):
+    data.rows = [
+        {"video": "/v/a.mp4", "start": 2.0, "id": "late"},
+        {"video": "/v/b.mp4"},
+        {"video": "/v/a.mp4", "end": 2.0, "id": "early"},
+        {"video": "/v/a.mp4", "id": "whole"},
+    ]
+    plan = data.plan(windows__segment_windows=50)
+    assert len(data.prober.asked) == 2  # one look at each file
+    [unit] = plan.units
+    assert [file.uri for file in unit.files] == ["/v/a.mp4", "/v/b.mp4"]
+    starts = [clip.start for clip in unit.files[0].clips]
+    assert sorted(starts, key=lambda s: s or 0.0) == starts
+    assert len(starts) == 3
+
+
+def test_clips_of_a_long_file_are_spread(data):
+    data.prober = Prober(default=make_facts(frames=17 * 100, duration=68.0))
+    data.rows = [{"video": "/v/a.mp4", "id": str(n), "start": n, "end": n + 17} for n in range(20)]
+    plan = data.plan(run__task_windows=60)
+    assert len(plan.units) > 1
+    assert sorted(c.user for c in _users(plan)) == sorted(str(n) for n in range(20))
+    for unit in plan.units:
+        assert unit.windows <= 60
+
+
+def test_little_work_is_spread_over_the_decode_tasks(data):
+    data.rows = [{"video": f"/v/{n}.mp4"} for n in range(8)]
+    plan = data.plan(run__decode_tasks=4, windows__segment_windows=1)
+    assert len(plan.units) >= 4
+
+
+def _users(plan):
+    ids = {s.source_id: s.user_id for s in plan.sources.values()}
+    return [type("User", (), {"user": ids[c.source_id]}) for c in clips(plan)]
+
+
+def test_a_pinned_version_travels_with_the_file(data):
+    path = data.folder / "a.mp4"
+    path.write_bytes(b"x")
+    data.rows = [{"video": str(path), "version": None}, {"video": "/v/b.mp4"}]
+    plan = data.plan()
+    pins = {file.uri: file.pinned_version for unit in plan.units for file in unit.files}
+    version = next(s.version for s in plan.sources.values() if s.uri == str(path))
+    assert pins == {str(path): version, "/v/b.mp4": None}
+    assert (str(path), version) in data.prober.asked
+
+
+@given(
+    frames=st.lists(st.integers(0, 40 * 17), min_size=1, max_size=5),
+    fps=st.sampled_from([None, 25]),
+    task_windows=st.integers(1, 60),
+    cap=st.integers(1, 20),
+    choice=st.sampled_from(["nearest", "all"]),
+    held=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 4)), max_size=3),
+)
+def test_units_ask_for_every_missing_window_once(
+    tmp_path_factory, frames, fps, task_windows, cap, choice, held
+):
+    data = Dataset(tmp_path_factory.mktemp("data"))
+    data.rows = [{"video": f"/v/{n}.mp4"} for n in range(len(frames))]
+    data.prober = Prober(
+        {
+            f"/v/{n}.mp4": make_facts(frames=count, duration=count / 25)
+            for n, count in enumerate(frames)
+        }
+    )
+    data.fields = {
+        "windows__fps": fps,
+        "run__task_windows": task_windows,
+        "windows__segment_windows": cap,
+        "buckets": BUCKETS[:2],
+        "bucket_choice": choice,
+    }
+    first = next(iter(data.plan().sources.values()))
+    for begin, count in held:
+        for bucket in first.buckets:
+            data.hold(first, begin, count, bucket)
+    plan = data.plan()
+    wanted = {s.source_id: s.coverage.missing(s.buckets) for s in plan.sources.values()}
+    for source, missing in wanted.items():
+        ranges = [span for clip in clips(plan) if clip.source_id == source for span in clip.ranges]
+        windows = [n for span in ranges for n in members([span])]
+        assert len(windows) == len(set(windows))
+        assert set(windows) == members(missing)
+        assert sum(stop is None for _, stop in ranges) == 1
+    for unit in plan.units:
+        for file in unit.files:
+            keys = [clip.source_id for clip in file.clips]
+            assert len(keys) == len(set(keys))  # a decoder knows a clip by its source
+    if fps is not None:
+        for clip in clips(plan):
+            assert clip.windows <= max(cap, task_windows) * len(clip.buckets)
+    assert data.plan().units == plan.units
