@@ -1,3 +1,5 @@
+MAKEFLAGS += --no-print-directory
+
 # Two commands matter: `make demo` and `make test`; both set everything up first.
 PYTHON ?= python3
 VENV := .venv

@@ -237,7 +237,7 @@ class _Job:
         if snapshot is not None and self.config.report.contact_sheet_windows:
             path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
             print(f"looked   {path}")
-        print(summary_text(plan, tally, report, self.manifest.store.uri))
+        print(summary_text(plan, tally, report, self.manifest.store.uri, committer.unfinished))
         print(report.to_json(), flush=True)
         return report
 

@@ -116,8 +116,10 @@ def source_counts(plan: Plan, tally: Tally) -> dict[str, int]:
     return {"total": plan.total, "ok": ok, "skipped": skipped, "failed": plan.total - ok - skipped}
 
 
-def summary_text(plan: Plan, tally: Tally, report: RunReport, output: str) -> str:
-    """What was read, written and skipped, and why."""
+def summary_text(
+    plan: Plan, tally: Tally, report: RunReport, output: str, unfinished: int
+) -> str:
+    """What was read, written and skipped, and why; ``unfinished`` sources were interrupted."""
     counts = report.sources
     reused = plan.standing["ok"]
     lines = [
@@ -125,8 +127,10 @@ def summary_text(plan: Plan, tally: Tally, report: RunReport, output: str) -> st
         f"written  {report.windows} windows in {report.shards} shards, "
         f"{human_bytes(report.bytes)}, to {output}",
         f"state    {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed "
-        f"of {counts['total']} sources; snapshot {report.snapshot}",
+        f"of {counts['total']} sources; snapshot {report.snapshot or 'not published'}",
     ]
+    if unfinished:
+        lines.append(f"  {unfinished} of the failed are unfinished: run again to resume")
     for name, count in tally.reasons.most_common():
         lines.append(f"  {count} {name}, e.g. {tally.examples[name]}")
     return "\n".join(lines)

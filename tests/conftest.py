@@ -11,6 +11,16 @@ import pytest
 from tests import clips
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Where system packages are promised (continuous integration), a skip is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("T2V_REQUIRE_SYSTEM_PACKAGES") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though system packages are promised: {report.longrepr}"
+    return report
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where derived clips are kept for the session."""
