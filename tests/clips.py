@@ -348,6 +348,12 @@ DERIVED: dict[str, tuple[str, Maker]] = {
     "av1": (".mkv", av1),
     "mpeg2_ts": (".ts", lambda path: mpeg(path, "mpeg2video")),
     "mpeg2_ps": (".mpg", lambda path: mpeg(path, "mpeg2video")),
+    "interlaced": (
+        ".ts",
+        lambda path: encode(
+            path, "mpeg2video", count=40, matrix=1, options={"flags": "+ildct+ilme"}
+        ),
+    ),
     "mpeg4_avi": (".avi", lambda path: mpeg(path, "mpeg4", 60)),
     "mjpeg_avi": (
         ".avi",

@@ -2,14 +2,18 @@
 
 One pass of swscale converts and resamples at once, straight from the coded pixels (square or not)
 to the scaled size. Rounding is the accurate, bit-exact kind, so that the numbers do not depend on
-the processor. Frames keep their own matrix and range; a matrix that the stream leaves open is
-taken as BT.601, an open range as limited (full for the ``yuvj`` formats), as FFmpeg does. Transfer
-curves stay as they are: there is no tone mapping.
+the processor, and no chroma is dropped on the way. Frames keep their own matrix, range and chroma
+siting; a matrix that the stream leaves open is taken as BT.601, an open range as limited (full for
+the ``yuvj`` formats), as FFmpeg does. Transfer curves stay as they are: there is no tone mapping.
+Interlaced frames are scaled as whole pictures, which is FFmpeg's default too.
 """
+
+from fractions import Fraction
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.filter import Graph
 from av.video.reformatter import Colorspace, Interpolation
 
 from pipeline.buckets import Geometry, ResizeFilter
@@ -27,7 +31,12 @@ _KERNELS = {
     "bilinear": Interpolation.BILINEAR,
     "lanczos": Interpolation.LANCZOS,
 }
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+_EXACT = (
+    Interpolation.ACCURATE_RND
+    | Interpolation.BITEXACT
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
 
 
 def to_rgb(
@@ -45,6 +54,8 @@ def to_rgb(
     width, height = orientation.size(geometry.scaled_width, geometry.scaled_height)
     unspecified = int(frame.colorspace) == _UNSPECIFIED and not frame.format.is_rgb
     try:
+        if frame.interlaced_frame:
+            frame = _progressive(frame)
         scaled = frame.reformat(
             width=width,
             height=height,
@@ -57,6 +68,23 @@ def to_rgb(
         raise SourceError(Reason.DECODE_ERROR, f"cannot convert a frame: {error}") from error
     pixels: Picture = scaled.to_ndarray()  # type: ignore[assignment]
     return place(orientation.upright(pixels), geometry)
+
+
+def _progressive(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same picture without the mark that makes swscale take the two fields apart."""
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or Fraction(1),
+    )
+    source.link_to(mark := graph.add("setfield", "prog"))
+    mark.link_to(graph.add("buffersink"))
+    graph.configure()
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def place(picture: Picture, geometry: Geometry) -> Picture:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FLAGS = "bicubic+accurate_rnd+full_chroma_int+bitexact"
+FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 # Where FFmpeg 5 is to look for chroma samples; left to itself it ignores what the stream says.
 SITING = {"left": ":in_h_chr_pos=0:in_v_chr_pos=128"}
 
