@@ -127,8 +127,11 @@ def read_sample(store: Store, path: str, row: int, contract: Contract) -> dict[s
             return _read_parquet(file, row, contract)
     except FileNotFoundError as error:
         raise ShardError(f"{store.uri}/{path} is missing; encode again with --overwrite") from error
-    except (ValueError, KeyError, IndexError, pa.ArrowInvalid) as error:
-        raise ShardError(f"{store.uri}/{path}, row {row} is damaged: {error}") from error
+    except Exception as error:  # damaged bytes break a parser in any way
+        raise ShardError(
+            f"{store.uri}/{path}, row {row} is damaged or cannot be read: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _read_safetensors(file: Any, row: int, contract: Contract) -> dict[str, np.ndarray]:
