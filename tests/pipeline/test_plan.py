@@ -15,7 +15,7 @@ from helpers import (
     sample_row,
     source_row,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.catalog import read_catalog
@@ -522,6 +522,7 @@ def test_a_pinned_version_travels_with_the_file(data):
     assert (str(path), version) in data.prober.asked
 
 
+@settings(max_examples=25)
 @given(
     frames=st.lists(st.integers(0, 40 * 17), min_size=1, max_size=5),
     fps=st.sampled_from([None, 25]),
