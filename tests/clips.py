@@ -245,6 +245,20 @@ def joined_late(destination: Path, name: str, packets: int) -> Path:
     return destination
 
 
+def unstamped_part(destination: Path) -> Path:
+    """An MPEG-TS that leaves the times of frames 50 and on to be derived, key frames apart."""
+    data = bytearray(make("mpeg2_ts", destination.parent).read_bytes())
+    at, count = 0, 0
+    while (at := data.find(b"\x00\x00\x01\xe0", at + 1)) >= 0:
+        count += 1
+        picture_header = data.find(b"\x00\x00\x01\x00", at)
+        is_intra = data[picture_header + 5] >> 3 & 7 == 1
+        if count > 50 and not is_intra:
+            data[at + 7] = 0  # no timestamps; the bytes that held them become stuffing
+    destination.write_bytes(data)
+    return destination
+
+
 def size_change(destination: Path) -> Path:
     """An MPEG-TS whose picture size changes after 30 frames."""
     parts = []
@@ -386,6 +400,7 @@ DERIVED: dict[str, tuple[str, Maker]] = {
         ".mkv",
         lambda path: h264(path, times=lambda i: i - 10, mux={"avoid_negative_ts": "disabled"}),
     ),
+    "unstamped_part": (".ts", unstamped_part),
     "size_change": (".ts", size_change),
     "short": (".mp4", lambda path: h264(path, count=11)),
     "seventeen": (".mp4", lambda path: h264(path, count=17)),
@@ -415,6 +430,7 @@ DERIVED: dict[str, tuple[str, Maker]] = {
     "empty": (".mp4", _bytes(b"")),
     "noise": (".mp4", _bytes(bytes((i * 73 + i // 7) % 251 for i in range(5000)))),
     **{name: (".mp4", _bytes(body.replace(b"%s", b"x"))) for name, body in PLAYLISTS.items()},
+    "heic": (".heic", _bytes(b"\x00\x00\x00\x18ftypheic" + bytes(200))),
     "png": (".png", image),
     "jpeg": (".jpg", lambda path: image(path, quality=95)),
     "webp": (".webp", lambda path: image(path, lossless=True)),

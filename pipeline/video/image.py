@@ -57,6 +57,8 @@ def read_image(file: GuardedFile, limits: DecodeLimits) -> tuple[VideoFacts, av.
 def _open(file: GuardedFile, limits: DecodeLimits) -> Image.Image:
     if file.size > _MAX_BYTES:
         raise SourceError(Reason.TOO_LARGE, f"an image of {file.size} bytes")
+    if file.head[4:8] == b"ftyp":
+        raise SourceError(Reason.UNSUPPORTED_CONTAINER, "AVIF and HEIC images are not read")
     content = io.BytesIO(file.at(0, file.size))
     try:
         with warnings.catch_warnings():

@@ -21,6 +21,7 @@ UNOPENED = {
     "sdp": (Reason.UNSUPPORTED_CONTAINER, "SDP"),
     "html": (Reason.UNSUPPORTED_CONTAINER, "markup"),
     "gif_animated": (Reason.UNSUPPORTED_CONTAINER, "animated GIF"),
+    "heic": (Reason.UNSUPPORTED_CONTAINER, "HEIC"),
     "cut_moovless": (Reason.INVALID_DATA, "mov container"),
     "cut_png": (Reason.INVALID_DATA, "image"),
     "audio_only": (Reason.NO_VIDEO_STREAM, "audio"),

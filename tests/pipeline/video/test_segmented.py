@@ -34,6 +34,7 @@ SOUGHT = (
     "fragmented",
 )
 SEQUENTIAL = ("mpeg2_ps", "mpeg4_avi", "h264_avi", "mjpeg_avi")
+MIXED = ("unstamped_part",)
 RATES = (None, Fraction(25), Fraction(30000, 1001), Fraction(8))
 LAST = 9
 
@@ -91,7 +92,7 @@ def check(path: Path, data: st.DataObject) -> None:
         assert len(part.windows()) == sum(stop - first for first, stop in ranges)
 
 
-@pytest.mark.parametrize("name", SOUGHT + SEQUENTIAL)
+@pytest.mark.parametrize("name", SOUGHT + SEQUENTIAL + MIXED)
 @given(data=st.data())
 @settings(
     max_examples=12,
@@ -104,7 +105,7 @@ def test_segmented_equals_whole(name: str, clip, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*SOUGHT, *SEQUENTIAL, "bikes", "city"])
+@pytest.mark.parametrize("name", [*SOUGHT, *SEQUENTIAL, *MIXED, "bikes", "city"])
 @given(data=st.data())
 @settings(
     max_examples=150,
@@ -131,6 +132,16 @@ def test_late_windows_are_sought_where_a_seek_is_exact(name: str, clip, fps) -> 
     seeks = sources[0].seeks
     can = name in SOUGHT and not (name == "vp8" and fps is None)
     assert (seeks > 0) == (can and bool(outcome.windows()))
+
+
+@pytest.mark.parametrize("fps", [None, 12])
+def test_derived_timestamps_go_on_where_written_ones_end(fps, clip) -> None:
+    """The same video with all timestamps, and without those of its second half."""
+    how = recipe(fps, tail="pad")
+    part, full = whole(clip("unstamped_part"), how), whole(clip("mpeg2_ts"), how)
+    assert not part.failures
+    assert part.windows() == full.windows()
+    assert part.ends["clip"].frames == full.ends["clip"].frames
 
 
 @pytest.mark.parametrize("name", ["h264_open", "hevc_open_ts", "vp9", "mpeg4_avi"])
