@@ -13,9 +13,9 @@ from pipeline.coverage import Coverage, merge
 from pipeline.errors import Reason
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest, now
-from pipeline.packs import Event, facts_to_json
-from pipeline.plan import SourcePlan
+from pipeline.packs import Event, facts_from_json, facts_to_json
 from pipeline.schema import SOURCES
+from pipeline.sources import SourcePlan
 from pipeline.stages.write import Written
 from pipeline.windows import WINDOW_FRAMES
 
@@ -167,6 +167,7 @@ class Committer:
                 "frames_actual": state.frames_actual,
                 "windows": state.windows if status == "ok" else None,
                 "buckets": [bucket.name for bucket in plan.buckets],
+                **_size(state),
                 "facts": state.facts,
             }
         )
@@ -205,6 +206,17 @@ class Committer:
             for row in removed.select(SOURCES.names).to_pylist()
         ]
         self._manifest.append("sources", rows)
+
+
+def _size(state: _Open) -> dict[str, Any]:
+    """Display size and kind, as the next plan's choice of buckets needs them."""
+    if state.facts is not None:
+        facts = facts_from_json(state.facts)
+        return {"width": facts.width, "height": facts.height, "is_image": facts.is_image}
+    if not {"width", "height"} <= state.plan.hints.keys():  # it failed before its size was known
+        return {"width": None, "height": None, "is_image": None}
+    width, height = state.plan.display_size
+    return {"width": width, "height": height, "is_image": False}
 
 
 def _segment_id(segment: Mapping[str, Any]) -> str:

@@ -54,6 +54,9 @@ SOURCES = pa.schema(
         ("frames_actual", pa.int64()),
         ("windows", pa.int64()),
         ("buckets", pa.list_(pa.string())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("is_image", pa.bool_()),
         ("facts", pa.string()),
         ("committed_at", _TIME),
     ]

@@ -114,6 +114,9 @@ def test_a_source_is_ok_when_all_windows_up_to_the_end_are_held():
         "frames_actual": 70,
         "windows": 4,
         "buckets": ["h32w32"],
+        "width": 64,
+        "height": 64,
+        "is_image": False,
         "facts": FACTS,
     }
     assert chosen.unfinished == 0

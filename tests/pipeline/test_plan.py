@@ -82,6 +82,9 @@ class Dataset:
                     attempts=source.attempts + 1,
                     status=status,
                     buckets=[bucket.name for bucket in source.buckets],
+                    width=source.display_size[0] if source.buckets else None,
+                    height=source.display_size[1] if source.buckets else None,
+                    is_image=source.is_image if source.buckets else None,
                     facts=None if source.facts is None else facts_to_json(source.facts),
                     **changes,
                 )
@@ -467,8 +470,8 @@ def test_a_hinted_source_that_ended_before_its_header_was_recorded(data):
     assert kinds(data.plan(buckets=BUCKETS)) == {"reusable": 1}
     assert kinds(data.plan(buckets=BUCKETS, windows__tail="pad")) == {"changed": 1}
     assert kinds(data.plan(buckets=BUCKETS[:1])) == {"changed": 1}
-    data.rows = [{"video": "/v/a.mp4"}]
-    assert kinds(data.plan(buckets=BUCKETS)) == {"changed": 1}
+    data.rows = [{"video": "/v/a.mp4"}]  # its size is recorded, though its header is not
+    assert kinds(data.plan(buckets=BUCKETS)) == {"reusable": 1}
 
 
 # ---- units

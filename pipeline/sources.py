@@ -1,0 +1,95 @@
+"""One source as the plan sees it: what the dataset, the manifest and the header say of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline.buckets import Bucket
+from pipeline.coverage import Coverage
+from pipeline.errors import SourceError
+from pipeline.listing import IMAGE_SUFFIXES
+from pipeline.recipe import Recipe
+from pipeline.video.facts import VideoFacts
+
+HINTS = ("width", "height", "fps", "frames", "duration")
+"""Columns of the dataset that can stand for a header."""
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """One source that a run has to bring to an end.
+
+    ``facts`` are None where hints say enough or the header is not read yet; ``coverage`` is what an
+    interrupted run left of the generation; ``failure`` ends the source without any work.
+    """
+
+    source_id: str
+    user_id: str | None
+    uri: str
+    start: float | None
+    end: float | None
+    version: str
+    pinned: bool
+    revision: int
+    attempts: int
+    facts: VideoFacts | None = None
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    generation: str = ""
+    buckets: tuple[Bucket, ...] = ()
+    coverage: Coverage = field(default_factory=Coverage)
+    failure: SourceError | None = None
+
+    @property
+    def file(self) -> tuple[str, str | None]:
+        """URI, and the version that a read must meet (None: the dataset's own column gave it)."""
+        return self.uri, self.version if self.pinned else None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the header says so; hints never speak of images."""
+        return self.facts is not None and self.facts.is_image
+
+    @property
+    def display_size(self) -> tuple[int, int]:
+        """Width and height in pixels, upright, from the header or else the hints."""
+        if self.facts is not None:
+            return self.facts.width, self.facts.height
+        return self.hints["width"], self.hints["height"]
+
+    def hinted(self, recipe: Recipe) -> bool:
+        """Whether the dataset's own columns say enough to plan without opening the file.
+
+        Never of an image: time has no part in its recipe, and columns do not tell images apart.
+        """
+        hints = self.hints
+        image = PurePosixPath(self.uri).suffix.lower() in IMAGE_SUFFIXES
+        if image or not {"width", "height"} <= hints.keys():
+            return False
+        if recipe.fps is None:
+            return "frames" in hints or {"fps", "duration"} <= hints.keys()
+        return "duration" in hints or {"fps", "frames"} <= hints.keys()
+
+    def estimated_windows(self, recipe: Recipe) -> int:
+        """Windows per bucket that the header or the hints promise; 0 when they say nothing."""
+        if self.facts is not None:
+            if self.facts.is_image:
+                return 1
+            frames = self.facts.estimated_frames(recipe.fps, self.start, self.end)
+            return 0 if frames is None else recipe.grid.count(frames)
+        hints = self.hints
+        duration = hints.get("duration") or hints["frames"] / hints.get("fps", 1.0)
+        if recipe.fps is not None:
+            rate = float(recipe.fps)
+        else:
+            rate = hints["fps"] if "fps" in hints else hints["frames"] / duration
+        begin = self.start or 0.0
+        stop = duration if self.end is None else min(self.end, duration)
+        return recipe.grid.count(max(0, round((stop - begin) * rate)))
+
+
+def usable_hints(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The hints of a dataset's row that are positive, finite numbers."""
+    return {k: row[k] for k in HINTS if row[k] is not None and 0 < row[k] < math.inf}
