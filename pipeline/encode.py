@@ -44,7 +44,8 @@ def encode_windows(
     stored, bad = {}, dict[int, Reason]()
     for name, tensors in parts.items():
         values = torch.cat(tensors)
-        stored[name] = values.numpy().astype(contract.dtype, casting="same_kind")
+        with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite: bad below
+            stored[name] = values.numpy().astype(contract.dtype, casting="same_kind")
         flat = values.flatten(1)
         for row in torch.nonzero(~torch.isfinite(flat).all(1)).flatten().tolist():
             bad.setdefault(row, Reason.NOT_FINITE)

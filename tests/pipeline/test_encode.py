@@ -1,0 +1,303 @@
+import copy
+import hashlib
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers import NARROW, WIDE, make_config, make_contract, make_recipe, make_segment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.encode import encode_windows, pixels_to_input, window_noise
+from pipeline.errors import Reason
+from pipeline.packs import FRAMES, Event, PackMeta, rows, to_batch
+from pipeline.stages.encode import Encoder
+from pipeline.weights import load_vae
+from vae import DiagonalGaussian
+
+MOMENTS = make_contract(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def vae():
+    config = make_config()
+    return load_vae(config.vae, config.storage)
+
+
+def random_frames(count, length=17, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, length, 32, 32, 3), np.uint8)
+
+
+def ids(count):
+    return [f"id{n}" for n in range(count)]
+
+
+class FakeVAE:
+    """Gives the numbers of a table: window n's mean and logvar, whatever its frames show.
+
+    Frames carry the window's number in their first pixel.
+    """
+
+    def __init__(self, means, logvars=None):
+        self.encoder = torch.nn.Linear(1, 1)
+        self.means = means
+        self.logvars = logvars or [0.0] * len(means)
+        self.calls = []
+
+    def posterior(self, x):
+        self.calls.append(len(x))
+        numbers = ((x[:, 0, 0, 0, 0] + 1) * 127.5).round().int().tolist()
+        shape = (len(x), 3, 2, 2, 2)
+        mean, logvar = torch.zeros(shape), torch.zeros(shape)
+        for row, number in enumerate(numbers):
+            mean[row, -1, -1, -1, -1] = self.means[number]
+            logvar[row, 0, 0, 0, 0] = self.logvars[number]
+        return DiagonalGaussian(mean, logvar)
+
+
+def numbered_frames(count):
+    frames = np.zeros((count, 17, 32, 32, 3), np.uint8)
+    frames[:, 0, 0, 0, 0] = np.arange(count)
+    return frames
+
+
+# ---- input
+
+
+def test_pixels_become_what_the_vae_was_trained_on():
+    model = SimpleNamespace(encoder=torch.nn.Linear(1, 1))
+    frames = random_frames(2)
+    frames.flags.writeable = False  # as Ray hands them out
+    x = pixels_to_input(frames, model)
+    assert x.shape == (2, 17, 3, 32, 32)
+    assert x.dtype == torch.float32
+    want = frames.transpose(0, 1, 4, 2, 3).astype(np.float64) / 127.5 - 1
+    np.testing.assert_allclose(x.numpy(), want, atol=1e-6)
+    ends = np.zeros((1, 1, 16, 16, 3), np.uint8)
+    assert (pixels_to_input(ends, model) == -1).all()
+    assert (pixels_to_input(ends + 255, model) == 1).all()
+
+
+def test_the_input_has_the_dtype_of_the_weights():
+    model = SimpleNamespace(encoder=torch.nn.Linear(1, 1).bfloat16())
+    assert pixels_to_input(random_frames(1), model).dtype == torch.bfloat16
+
+
+# ---- statistics
+
+
+@pytest.mark.parametrize("length", [17, 1])
+def test_moments_are_the_posteriors(vae, length):
+    frames = random_frames(2, length)
+    encoded = encode_windows(vae, frames, ids(2), MOMENTS, 0, 2)
+    with torch.no_grad():
+        posterior = vae.posterior(pixels_to_input(frames, vae))
+    latents = 3 if length == 17 else 1
+    assert list(encoded.tensors) == ["mean", "logvar"]
+    assert encoded.tensors["mean"].shape == (2, latents, 2, 2, 2)
+    np.testing.assert_array_equal(encoded.tensors["mean"], posterior.mean.numpy())
+    np.testing.assert_array_equal(encoded.tensors["logvar"], posterior.logvar.numpy())
+    assert encoded.bad == {}
+
+
+def test_mean_is_the_mean_of_moments(vae):
+    frames = random_frames(2)
+    moments = encode_windows(vae, frames, ids(2), MOMENTS, 0, 2)
+    contract = make_contract(dtype="float32", statistic="mean")
+    mean = encode_windows(vae, frames, ids(2), contract, 0, 2)
+    assert list(mean.tensors) == ["mean"]
+    np.testing.assert_array_equal(mean.tensors["mean"], moments.tensors["mean"])
+
+
+def test_a_sample_is_mean_and_seeded_noise(vae):
+    frames = random_frames(2)
+    moments = encode_windows(vae, frames, ids(2), MOMENTS, 0, 2).tensors
+    contract = make_contract(dtype="float32", statistic="sample")
+    drawn = encode_windows(vae, frames, ids(2), contract, 7, 2)
+    assert list(drawn.tensors) == ["sample"]
+    noise = np.stack([window_noise(7, i, (3, 2, 2, 2)).numpy() for i in ids(2)])
+    want = moments["mean"] + np.exp(moments["logvar"] / 2) * noise
+    np.testing.assert_allclose(drawn.tensors["sample"], want, rtol=1e-5, atol=1e-5)
+    other = encode_windows(vae, frames, ids(2), contract, 8, 2)
+    assert not np.allclose(drawn.tensors["sample"], other.tensors["sample"], atol=1e-2)
+
+
+@pytest.mark.parametrize("statistic", ["moments", "mean", "sample"])
+def test_micro_batches_change_nothing(vae, statistic):
+    frames = random_frames(5)
+    contract = make_contract(dtype="float32", statistic=statistic)
+    one, four = (encode_windows(vae, frames, ids(5), contract, 3, size) for size in (1, 4))
+    for name in contract.tensors:
+        np.testing.assert_allclose(one.tensors[name], four.tensors[name], rtol=0, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(count=st.integers(1, 9), size=st.integers(1, 12))
+def test_every_window_is_encoded_once_in_order(count, size):
+    model = FakeVAE([float(n) for n in range(count)])
+    encoded = encode_windows(model, numbered_frames(count), ids(count), MOMENTS, 0, size)
+    assert encoded.tensors["mean"][:, -1, -1, -1, -1].tolist() == list(range(count))
+    assert sum(model.calls) == count
+    assert max(model.calls) <= size
+
+
+# ---- noise
+
+
+def test_noise_follows_from_seed_and_sample_alone():
+    state = torch.get_rng_state()
+    one = window_noise(3, "a", (3, 2, 4, 4))
+    torch.rand(5)
+    assert torch.equal(one, window_noise(3, "a", (3, 2, 4, 4)))
+    torch.set_rng_state(state)
+    window_noise(3, "a", (3, 2, 4, 4))
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
+    for seed, name in ((4, "a"), (3, "b"), (-3, "a")):
+        assert not torch.equal(one, window_noise(seed, name, (3, 2, 4, 4)))
+
+
+def test_noise_is_the_documented_one():
+    digest = hashlib.sha256(b"5:abc").digest()
+    start = int.from_bytes(digest[:8], "little") & (2**63 - 1)
+    want = torch.randn((1, 2, 2, 2), generator=torch.Generator().manual_seed(start))
+    assert torch.equal(window_noise(5, "abc", (1, 2, 2, 2)), want)
+
+
+def test_noise_is_standard_normal():
+    noise = torch.stack([window_noise(0, str(n), (3, 8, 4, 4)) for n in range(200)])
+    assert abs(noise.mean().item()) < 0.02
+    assert abs(noise.std().item() - 1) < 0.02
+
+
+# ---- stored numbers
+
+
+def test_float16_is_the_nearest_to_the_posterior(vae):
+    frames = random_frames(2)
+    wide = encode_windows(vae, frames, ids(2), MOMENTS, 0, 2).tensors
+    narrow = encode_windows(vae, frames, ids(2), make_contract(), 0, 2).tensors
+    for name, tensor in narrow.items():
+        assert tensor.dtype == np.float16
+        np.testing.assert_array_equal(tensor, wide[name].astype(np.float16))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("statistic", ["moments", "mean", "sample"])
+def test_numbers_that_are_none_are_told(value, dtype, statistic):
+    contract = make_contract(dtype=dtype, statistic=statistic)
+    model = FakeVAE([0.0, value, 1.0, 2.0])
+    encoded = encode_windows(model, numbered_frames(4), ids(4), contract, 0, 3)
+    assert encoded.bad == {1: Reason.NOT_FINITE}
+
+
+def test_logvar_is_looked_at_too():
+    model = FakeVAE([0.0, 0.0], [0.0, float("nan")])
+    encoded = encode_windows(model, numbered_frames(2), ids(2), MOMENTS, 0, 1)
+    assert encoded.bad == {1: Reason.NOT_FINITE}
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [(65504.0, True), (-65504.0, True), (65535.0, False), (-1e30, False)]
+)
+def test_numbers_beyond_float16(value, fits):
+    model = FakeVAE([0.0, value])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # an overflow is told once, by the row's reason
+        narrow = encode_windows(model, numbered_frames(2), ids(2), make_contract(), 0, 2)
+    assert narrow.bad == ({} if fits else {1: Reason.OVERFLOW})
+    wide = encode_windows(model, numbered_frames(2), ids(2), MOMENTS, 0, 2)
+    assert wide.bad == {}
+    assert wide.tensors["mean"][1, -1, -1, -1, -1] == np.float32(value)
+
+
+# ---- the stage
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    config = make_config(vae=copy.deepcopy(NARROW))
+    return Encoder(config, make_recipe(config, dtype="float32"))
+
+
+def pack(*segments, events=(), frames=None):
+    meta = PackMeta("p", segments, events)
+    if frames is None:
+        frames = numbered_frames(sum(segment.windows for segment in segments))
+    return to_batch(meta, {FRAMES: frames})
+
+
+def encode(encoder, batch):
+    [(meta, tensors)] = rows(encoder(batch))
+    return meta, tensors
+
+
+def test_a_pack_of_frames_becomes_a_pack_of_latents(encoder):
+    event = Event("end", "t", "t-g", 2, 40, None)
+    frames = random_frames(3)
+    segments = make_segment(windows=2), make_segment("t", windows=1)
+    meta, tensors = encode(encoder, pack(*segments, events=(event,), frames=frames))
+    assert [s.source_id for s in meta.segments] == ["s", "t"]
+    assert meta.events == (event,)
+    want = encode_windows(
+        encoder.vae, frames, meta.sample_ids, encoder.recipe.contract, 0, encoder.micro_batch
+    )
+    for name in ("mean", "logvar"):
+        np.testing.assert_array_equal(tensors[name], want.tensors[name])
+
+
+def test_a_pack_of_events_alone_passes_through(encoder):
+    event = Event("failed", "s", "s-g", reason="missing", message="gone")
+    meta, tensors = encode(
+        encoder, pack(events=(event,), frames=np.zeros((0, 1, 16, 16, 3), np.uint8))
+    )
+    assert meta.segments == ()
+    assert meta.events == (event,)
+    assert {name: len(tensor) for name, tensor in tensors.items()} == {"mean": 0, "logvar": 0}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "reason", "words"),
+    [
+        ("float16", float("nan"), "not_finite", "holds NaN or infinity"),
+        ("float16", 1e6, "overflow", "set latents.dtype: float32"),
+    ],
+)
+def test_only_the_segment_with_bad_numbers_is_refused(dtype, value, reason, words):
+    config = make_config()
+    chosen = Encoder.__new__(Encoder)
+    chosen.vae = FakeVAE([0.0, 1.0, 2.0, value, 4.0])
+    chosen.recipe = make_recipe(config, dtype=dtype)
+    chosen.micro_batch = 2
+    first = make_segment("a", windows=2)
+    bad = make_segment("b", 7, 2)
+    last = make_segment("c", windows=1)
+    meta, tensors = encode(chosen, pack(first, bad, last))
+    assert meta.segments == (first, last)
+    assert tensors["mean"][:, -1, -1, -1, -1].tolist() == [0, 1, 4]
+    assert len(tensors["logvar"]) == 3
+    [event] = meta.events
+    assert (event.kind, event.source_id, event.generation) == ("failed", "b", "b-g")
+    assert event.reason == reason
+    assert "window 8 at 32x32" in event.message
+    assert words in event.message
+
+
+def test_nothing_is_left_of_a_pack_that_is_bad_altogether():
+    chosen = Encoder.__new__(Encoder)
+    chosen.vae = FakeVAE([float("nan")] * 2)
+    chosen.recipe = make_recipe()
+    chosen.micro_batch = 1
+    meta, tensors = encode(chosen, pack(make_segment("a", windows=1), make_segment("b", windows=1)))
+    assert meta.segments == ()
+    assert [event.source_id for event in meta.events] == ["a", "b"]
+    assert tensors["mean"].shape == (0, 3, 2, 2, 2)
+
+
+def test_buckets_that_are_not_square(encoder):
+    frames = np.zeros((1, 17, 32, 64, 3), np.uint8)
+    _, tensors = encode(encoder, pack(make_segment(windows=1, bucket=WIDE), frames=frames))
+    assert tensors["mean"].shape == (1, 3, 2, 2, 4)
