@@ -1,0 +1,378 @@
+"""The decode and write stages, with a fake decoder that yields what each test says."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from helpers import (
+    SMALL,
+    WIDE,
+    make_config,
+    make_facts,
+    make_recipe,
+    make_segment,
+    make_store,
+    make_tensors,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.buckets import fit
+from pipeline.errors import Reason
+from pipeline.identity import sample_id
+from pipeline.packs import FRAMES, Event, PackMeta, facts_to_json, rows, to_batch
+from pipeline.recipe import window_bytes
+from pipeline.runner import _join
+from pipeline.schema import SAMPLES
+from pipeline.shards import checksum, read_sample
+from pipeline.stages import decode as stage
+from pipeline.stages.decode import UNIT, make_decode_fn
+from pipeline.stages.write import RESULT, Written, make_write_fn
+from pipeline.units import ClipTask, FileTask, Unit
+from pipeline.video.clips import ClipEnd, ClipFailure, Segment
+
+WINDOW = window_bytes(SMALL)
+
+
+def clip(source="s", buckets=(SMALL,), **changes):
+    fields = {
+        "source_id": source,
+        "generation": f"{source}-g",
+        "version": "v1",
+        "start": None,
+        "end": None,
+        "ranges": ((0, None),),
+        "buckets": buckets,
+        "expected_size": (64, 64),
+        "windows": 4,
+    }
+    return ClipTask(**{**fields, **changes})
+
+
+def decoded(key="s", first=0, windows=1, bucket=SMALL, last=False, length=17):
+    """A segment whose pixels and timestamps tell its windows apart."""
+    numbers = np.arange(first, first + windows)
+    shape = (windows, length, bucket.height, bucket.width, 3)
+    frames = np.broadcast_to(numbers[:, None, None, None, None], shape).astype(np.uint8)
+    return Segment(
+        key=key,
+        bucket=bucket,
+        first_window=first,
+        frames=frames,
+        pts=numbers[:, None] * 17 + np.arange(length),
+        valid_frames=np.full(windows, length),
+        time_base=Fraction(1, 25),
+        geometry=fit(64, 64, bucket, "cover"),
+        fps=25.0,
+        last=last,
+    )
+
+
+def ended(key="s", windows=4, frames=70):
+    return ClipEnd(key, frames, windows, make_facts())
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the decode stage over a unit whose files yield what is given, by the file's name."""
+
+    def decode(results, files=None, asked=None, **fields):
+        files = files or [("a.mp4", [clip()])]
+        for name in results:
+            (tmp_path / name).write_bytes(name.encode())
+
+        def fake(file, clips, recipe, limits):
+            name = file.read().decode()
+            if asked is not None:
+                asked.append((clips, recipe, limits))
+            yield from results[name]
+
+        monkeypatch.setattr(stage, "decode_clips", fake)
+        config = make_config(**fields)
+        unit = Unit(
+            tuple(FileTask(str(tmp_path / name), None, tuple(clips)) for name, clips in files)
+        )
+        batch = {UNIT: np.array([unit.to_json()], dtype=object)}
+        packs = list(make_decode_fn(config, make_recipe(config))(batch))
+        return [found for pack in packs for found in rows(pack)]
+
+    return decode
+
+
+def windows_of(packs):
+    return [
+        (segment.source_id, segment.bucket, segment.first_window, segment.windows)
+        for meta, _ in packs
+        for segment in meta.segments
+    ]
+
+
+def events_of(packs):
+    return [event for meta, _ in packs for event in meta.events]
+
+
+# ---- decode
+
+
+def test_segments_and_the_end_of_a_clip(run):
+    packs = run({"a.mp4": [decoded(windows=3), decoded(first=3, last=True), ended()]})
+    [(meta, tensors)] = packs
+    first, last = meta.segments
+    assert (first.first_window, first.windows, first.last, first.frames_actual) == (
+        0,
+        3,
+        False,
+        None,
+    )
+    assert (last.first_window, last.windows, last.last, last.frames_actual) == (3, 1, True, 70)
+    assert tensors[FRAMES].shape == (4, 17, 32, 32, 3)
+    assert tensors[FRAMES][:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert meta.events == (Event("end", "s", "s-g", 4, 70, facts_to_json(make_facts())),)
+
+
+def test_a_sample_is_named_by_what_was_resolved(run):
+    [(meta, _)] = run({"a.mp4": [decoded(windows=2)]}, [("a.mp4", [clip(version="v9")])])
+    [segment] = meta.segments
+    recipe = make_recipe()
+    assert segment.sample_ids == [
+        sample_id("s", "v9", pts, (1, 25), fit(64, 64, SMALL, "cover").to_dict(), recipe.encoding())
+        for pts in segment.pts
+    ]
+    assert segment.pts == [list(range(17)), list(range(17, 34))]
+    assert segment.geometry == fit(64, 64, SMALL, "cover").to_dict()
+    assert segment.valid_frames == [17, 17]
+
+
+def test_a_sample_id_does_not_depend_on_how_windows_are_cut(run):
+    whole = run({"a.mp4": [decoded(windows=4)]})
+    parts = run({"a.mp4": [decoded(first=n) for n in range(4)]}, run__pack_bytes=WINDOW)
+    ids = [i for meta, _ in whole for i in meta.sample_ids]
+    assert len(set(ids)) == 4
+    assert [i for meta, _ in parts for i in meta.sample_ids] == ids
+
+
+def test_what_is_asked_of_the_decoder(run):
+    asked = []
+    clips = [clip("s", (SMALL, WIDE), start=1.0, end=9.5, ranges=((2, 5), (7, None))), clip("t")]
+    run(
+        {"a.mp4": []},
+        [("a.mp4", clips)],
+        asked,
+        windows__fps=24,
+        windows__stride=9,
+        windows__segment_windows=4,
+        run__pack_bytes=3 * WINDOW,
+        resize__policy="contain",
+        resize__filter="area",
+    )
+    [(requests, frames, _)] = asked
+    first, second = requests
+    assert (first.key, first.start, first.end) == ("s", 1.0, 9.5)
+    assert first.ranges == ((2, 5), (7, None))
+    assert first.expected_size == (64, 64)
+    # a segment of the small bucket fits three times into a pack, of the wide one once
+    assert [(t.bucket, t.segment_windows) for t in first.targets] == [(SMALL, 3), (WIDE, 1)]
+    assert second.key == "t"
+    assert (frames.fps, frames.grid.stride, frames.resize, frames.filter) == (
+        24,
+        9,
+        "contain",
+        "area",
+    )
+
+
+def test_a_failed_clip_leaves_the_others(run):
+    results = [
+        decoded("s"),
+        ClipFailure("s", Reason.DECODE_ERROR, "m"),
+        decoded("t"),
+        ended("t", 1),
+    ]
+    packs = run({"a.mp4": results}, [("a.mp4", [clip("s"), clip("t")])])
+    assert [w[0] for w in windows_of(packs)] == ["s", "t"]
+    failed, end = events_of(packs)
+    assert (failed.kind, failed.source_id, failed.generation) == ("failed", "s", "s-g")
+    assert (failed.reason, failed.message) == ("decode_error", "m")
+    assert (end.kind, end.source_id) == ("end", "t")
+
+
+def test_a_last_segment_is_not_given_away_before_the_end_is_known(run):
+    results = [decoded(last=True), ClipFailure("s", Reason.DECODE_ERROR, "m")]
+    packs = run({"a.mp4": results})
+    assert windows_of(packs) == []
+    assert [event.kind for event in events_of(packs)] == ["failed"]
+
+
+def test_a_file_that_cannot_be_opened_fails_all_of_its_clips(run, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    files = [
+        ("none.mp4", [clip("s"), clip("t")]),
+        ("empty.mp4", [clip("u")]),
+        ("a.mp4", [clip("v")]),
+    ]
+    packs = run({"a.mp4": [decoded("v"), ended("v", 1)]}, files)
+    found = {event.source_id: (event.kind, event.reason) for event in events_of(packs)}
+    assert found == {
+        "s": ("failed", "missing"),
+        "t": ("failed", "missing"),
+        "u": ("failed", "empty_file"),
+        "v": ("end", ""),
+    }
+    assert [w[0] for w in windows_of(packs)] == ["v"]
+
+
+def test_a_file_that_changed_since_the_plan_is_not_decoded(run, tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    unit = Unit((FileTask(str(tmp_path / "a.mp4"), "another version", (clip(),)),))
+    monkeypatch.setattr(stage, "decode_clips", None)
+    config = make_config()
+    decode = make_decode_fn(config, make_recipe(config))
+    [pack] = decode({UNIT: np.array([unit.to_json()], dtype=object)})
+    [(meta, _)] = rows(pack)
+    assert [event.reason for event in meta.events] == ["source_changed"]
+
+
+def test_nothing_found_is_said_by_events_alone(run):
+    [(meta, tensors)] = run({"a.mp4": [ended(windows=0, frames=3)]})
+    assert meta.segments == ()
+    assert [(e.windows, e.frames_actual) for e in meta.events] == [(0, 3)]
+    assert len(tensors[FRAMES]) == 0
+
+
+def test_images_and_videos_do_not_share_a_pack(run):
+    results = {
+        "a.mp4": [decoded("s"), ended("s", 1)],
+        "b.png": [decoded("t", length=1, last=True), ended("t", 1, 1)],
+    }
+    packs = run(results, [("a.mp4", [clip("s")]), ("b.png", [clip("t")])])
+    assert sorted(tensors[FRAMES].shape[1] for _, tensors in packs) == [1, 17]
+
+
+PIECES = st.lists(
+    st.tuples(st.sampled_from([SMALL, WIDE]), st.integers(1, 3), st.sampled_from(["s", "t"])),
+    max_size=12,
+)
+
+
+@settings(max_examples=40)
+@given(pieces=PIECES, room=st.integers(1, 6))
+def test_packs_hold_every_segment_whole_within_their_size(pieces, room):
+    packer = stage._Packer(room * WINDOW)
+    firsts, batches = {}, []
+    wanted = []
+    for number, (bucket, windows, source) in enumerate(pieces):
+        first = firsts.get((source, bucket), 0)
+        firsts[source, bucket] = first + windows
+        segment = decoded(source, first, windows, bucket)
+        info = stage._describe(segment, clip(source), make_recipe(), None)
+        packer.events.append(Event("end", str(number), "g"))
+        batches += list(packer.add(segment, info))
+        wanted.append((source, bucket.name, first, windows))
+    batches += list(packer.finish())
+    packs = [found for batch in batches for found in rows(batch)]
+    assert sorted(windows_of(packs)) == sorted(wanted)
+    assert [e.source_id for e in events_of(packs)] == [str(n) for n in range(len(pieces))]
+    assert len({meta.pack_id for meta, _ in packs}) == len(packs)
+    for meta, tensors in packs:
+        assert len({s.bucket for s in meta.segments}) <= 1
+        assert tensors[FRAMES].nbytes <= room * WINDOW or len(meta.segments) == 1
+        values = [s.first_window + n for s in meta.segments for n in range(s.windows)]
+        assert tensors[FRAMES][:, 0, 0, 0, 0].tolist() == values
+
+
+def test_decoding_again_gives_the_same_packs(run):
+    results = [decoded(windows=2), decoded(first=2, windows=2), ended()]
+    one, two = (run({"a.mp4": results}, run__pack_bytes=2 * WINDOW) for _ in range(2))
+    assert [meta for meta, _ in one] == [meta for meta, _ in two]
+
+
+# ---- write
+
+
+def latents(recipe, *segments, events=(), seed=0):
+    """A pack as the encode stage hands it on."""
+    meta = PackMeta("p", segments, events)
+    count = sum(segment.windows for segment in segments)
+    bucket = WIDE if segments and segments[0].bucket == WIDE.name else SMALL
+    length = 1 if segments and segments[0].frames == 1 else 3
+    return to_batch(meta, make_tensors(recipe.contract, count, bucket, length, seed))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(*packs, **fields):
+        config = make_config(output__uri=str(tmp_path), **fields)
+        batch = make_write_fn(config, make_recipe(config))(_join(packs))
+        return Written.from_json(str(batch[RESULT][0]))
+
+    return make
+
+
+@pytest.mark.parametrize("format_name", ["safetensors", "parquet"])
+def test_rows_tell_where_every_sample_lies(write, tmp_path, format_name):
+    recipe = make_recipe()
+    one, two = make_segment("b", 0, 2), make_segment("b", 2, 3, last=True, frames_actual=90)
+    other = make_segment("a", 0, 1)
+    packs = [latents(recipe, two, other, seed=1), latents(recipe, one, seed=2)]
+    tensors = {}
+    for pack in packs:
+        for meta, found in rows(pack):
+            for row, identity in enumerate(meta.sample_ids):
+                tensors[identity] = {name: column[row] for name, column in found.items()}
+    written = write(*packs, output__format=format_name)
+    [(path, size)] = written.shards.items()
+    store = make_store(tmp_path)
+    assert len(store.read(path)) == size
+    assert path.endswith(format_name)
+    assert sorted(row["source_id"] for row in written.segments) == ["a", "b", "b"]
+    for row in written.segments:
+        assert row["shard"] == path
+        for offset, identity in enumerate(row["sample_ids"]):
+            found = read_sample(store, path, row["first_row"] + offset, recipe.contract)
+            for name, tensor in found.items():
+                assert tensor.tobytes() == tensors[identity][name].tobytes()
+            assert row["checksums"][offset] == checksum(list(found.values()))
+
+
+def test_a_shard_does_not_depend_on_the_order_of_arrival(write):
+    recipe = make_recipe()
+    packs = [latents(recipe, make_segment("a", n, 1), seed=n) for n in range(4)]
+    one, two = write(*packs), write(*reversed(packs))
+    assert one.shards == two.shards
+    assert one.segments == two.segments
+    assert [row["first_window"] for row in one.segments] == [0, 1, 2, 3]
+
+
+def test_a_shard_for_each_bucket_and_kind(write, tmp_path):
+    recipe = make_recipe()
+    written = write(
+        latents(recipe, make_segment("a")),
+        latents(recipe, make_segment("a", bucket=WIDE)),
+        latents(recipe, make_segment("i", windows=1, frames=1)),
+        latents(recipe, make_segment("b")),
+    )
+    assert len(written.shards) == 3
+    shards = {(row["source_id"], row["bucket"]): row["shard"] for row in written.segments}
+    assert shards["a", SMALL.name] == shards["b", SMALL.name]
+    assert len(set(shards.values())) == 3
+    image = next(row for row in written.segments if row["source_id"] == "i")
+    found = read_sample(make_store(tmp_path), image["shard"], 0, recipe.contract)
+    assert found["mean"].shape == (1, 2, 2, 2)
+
+
+def test_events_come_through_and_write_nothing(write, tmp_path):
+    events = [Event("failed", str(n), "g", reason="missing", message="m") for n in range(3)]
+    recipe = make_recipe()
+    written = write(*(latents(recipe, events=(event,)) for event in events))
+    assert written == Written({}, [], events)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_have_the_columns_of_the_table_but_for_what_the_commit_adds(write):
+    written = write(latents(make_recipe(), make_segment()))
+    [row] = written.segments
+    assert set(row) == set(SAMPLES.names) - {"segment_id", "run_id", "committed_at"}
+    assert json.loads(row["geometry"])["height"] == row["height"] == 32
+    assert (row["time_base_num"], row["time_base_den"]) == (1, 25)
+    assert (row["statistic"], row["dtype"]) == ("moments", "float16")
