@@ -30,13 +30,13 @@ def human_bytes(count: float) -> str:
     """``1234567`` as ``1.23 MB``; decimal units."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+            return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
 
 
 def human_seconds(seconds: float) -> str:
-    """``3700`` as ``1 h 2 min``."""
+    """``7500`` as ``2 h 5 min``."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -116,9 +116,7 @@ def source_counts(plan: Plan, tally: Tally) -> dict[str, int]:
     return {"total": plan.total, "ok": ok, "skipped": skipped, "failed": plan.total - ok - skipped}
 
 
-def summary_text(
-    plan: Plan, tally: Tally, report: RunReport, output: str, unfinished: int
-) -> str:
+def summary_text(plan: Plan, tally: Tally, report: RunReport, output: str, unfinished: int) -> str:
     """What was read, written and skipped, and why; ``unfinished`` sources were interrupted."""
     counts = report.sources
     reused = plan.standing["ok"]

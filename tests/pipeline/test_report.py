@@ -1,0 +1,198 @@
+import io
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from helpers import SMALL, make_source
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import report as module
+from pipeline.commit import Tally
+from pipeline.errors import Reason, SourceError
+from pipeline.forecast import Forecast, Rate
+from pipeline.plan import Plan
+from pipeline.report import (
+    ProgressLine,
+    RunReport,
+    human_bytes,
+    human_seconds,
+    plan_json,
+    plan_text,
+    source_counts,
+    summary_text,
+)
+from pipeline.units import ClipTask, FileTask, Unit
+
+KINDS = {"added": 3, "changed": 1, "reusable": 5, "failed before": 2}
+FORECAST = Forecast(7, {"moments": 2000, "mean": 1000}, 1e12, 90.0, Rate(5e11, "assumed"))
+
+
+def make_plan(**changes):
+    clip = ClipTask("s", "g", "v", None, None, ((0, None),), (SMALL,), None, 7)
+    fields = {
+        "kinds": KINDS,
+        "standing": Counter(ok=5, failed=1),
+        "sources": {
+            "a": make_source("a"),
+            "b": make_source("b", failure=SourceError(Reason.MISSING, "gone")),
+        },
+        "units": (Unit((FileTask("/v/a.mp4", None, (clip,)),)),),
+        "removed": pa.table({"source_id": ["x", "y"]}),
+        "columns": pa.table({}),
+        "total": 11,
+    }
+    return Plan(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (1_234_567, "1.23 MB"),
+        (999_949, "1000 kB"),
+        (999_999, "1000 kB"),
+        (64_000_000, "64 MB"),
+        (123_456_789_000, "123 GB"),
+        (12 * 10**12, "12 TB"),
+        (1_234 * 10**12, "1234 TB"),
+    ],
+)
+def test_bytes_for_people(count, text):
+    assert human_bytes(count) == text
+
+
+@given(st.integers(0, 10**18))
+def test_bytes_are_right_to_three_digits(count):
+    number, unit = human_bytes(count).split()
+    scale = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
+    assert "e" not in number
+    assert float(number) * scale == pytest.approx(count, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.6, "60 s"),
+        (119, "119 s"),
+        (300, "5 min"),
+        (3700, "62 min"),
+        (7500, "2 h 5 min"),
+        (7199.9, "2 h 0 min"),
+        (86400, "24 h 0 min"),
+    ],
+)
+def test_seconds_for_people(seconds, text):
+    assert human_seconds(seconds) == text
+
+
+def test_the_plan_for_people():
+    text = plan_text(make_plan(), FORECAST)
+    assert "11 sources in the dataset" in text
+    for count, kind in ((3, "added"), (1, "changed"), (5, "reusable"), (2, "failed before")):
+        assert f"{count}  {kind}" in text
+    assert "2  removed" in text
+    assert "to do: 2 sources (1 of them cannot be opened), about 7 windows in 1 tasks" in text
+    assert "7  windows of 32x32" in text
+    assert "moments 2 kB, mean 1 kB" in text
+    assert "about 90 s at 0.5 TFLOP/s an encoder (assumed)" in text
+
+
+def test_the_plan_for_programs():
+    assert json.loads(plan_json(make_plan(), FORECAST)) == {
+        "sources": {"total": 11, **KINDS, "removed": 2},
+        "windows": 7,
+        "bytes": {"moments": 2000, "mean": 1000},
+        "seconds": 90.0,
+        "tflops_per_encoder": 0.5,
+    }
+
+
+def test_the_report_is_one_line_with_the_promised_keys():
+    text = RunReport("r", {"total": 1, "ok": 1}, 2, 3, 4, 5.123456, None).to_json()
+    assert "\n" not in text
+    assert json.loads(text) == {
+        "run_id": "r",
+        "sources": {"total": 1, "ok": 1},
+        "windows": 2,
+        "shards": 3,
+        "bytes": 4,
+        "seconds": 5.12,
+        "snapshot": None,
+    }
+
+
+@given(st.lists(st.sampled_from(["ok", "skipped", "failed"])), st.lists(st.integers(0, 9)))
+def test_the_counts_close(ended, standing):
+    kept = Counter(dict(zip(["ok", "skipped", "failed"], standing, strict=False)))
+    tally = Tally(statuses=Counter(ended))
+    unfinished = 2
+    total = kept.total() + len(ended) + unfinished
+    counts = source_counts(make_plan(standing=kept, total=total), tally)
+    assert counts["ok"] + counts["skipped"] + counts["failed"] == counts["total"] == total
+    assert counts["ok"] == kept["ok"] + ended.count("ok")
+    assert counts["failed"] == kept["failed"] + ended.count("failed") + unfinished
+
+
+def test_the_summary_says_why():
+    tally = Tally(
+        reasons=Counter({"failed: missing": 2}),
+        examples={"failed: missing": "/v/b.mp4: gone"},
+    )
+    counts = {"total": 11, "ok": 8, "skipped": 1, "failed": 2}
+    report = RunReport("r", counts, 7, 2, 1500, 1.0, 4)
+    text = summary_text(make_plan(), tally, report, "/cache", 0)
+    assert "read     2 sources; 5 more were encoded already" in text
+    assert "7 windows in 2 shards, 1.5 kB, to /cache" in text
+    assert "8 ok, 1 skipped, 2 failed of 11 sources; snapshot 4" in text
+    assert "2 failed: missing, e.g. /v/b.mp4: gone" in text
+    assert "unfinished" not in text
+    assert "3 of the failed are unfinished" in summary_text(make_plan(), tally, report, "/c", 3)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_progress_in_lines(clock):
+    stream = io.StringIO()
+    with ProgressLine(50, stream) as progress:
+        clock.now += 5
+        progress.update(Tally(windows=5))
+        assert stream.getvalue() == ""
+        clock.now += 5
+        progress.update(Tally(windows=20, statuses=Counter(ok=2, failed=1)))
+        clock.now += 5
+        progress.update(Tally(windows=30))
+        clock.now += 5
+        progress.update(Tally(windows=40))
+    lines = stream.getvalue().splitlines()
+    assert lines == [
+        "encoded 20 of about 50 windows, 2.00/s; sources: 1 failed, 2 ok",
+        "encoded 40 of about 50 windows, 2.00/s; sources: none ended",
+    ]
+
+
+def test_progress_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    with ProgressLine(4, stream) as progress:
+        progress.update(Tally(windows=6, statuses=Counter(ok=1)))  # more than was expected
+    assert "6/6" in stream.getvalue()
+    assert "1 ok" in stream.getvalue()
