@@ -1,0 +1,142 @@
+import json
+
+import pytest
+import torch
+from helpers import EPOCH, SMALL, TALL, WIDE, make_config, make_contract, make_manifest
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.buckets import Bucket
+from pipeline.forecast import (
+    ASSUMED_TFLOPS,
+    Forecast,
+    Rate,
+    encoder_rate,
+    make_forecast,
+    packs_per_shard,
+    window_flop,
+)
+from pipeline.weights import load_vae
+
+CONFIG = make_config()
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return make_manifest(tmp_path)
+
+
+def test_flops_are_those_of_the_model():
+    vae = load_vae(CONFIG.vae, CONFIG.storage)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        vae.posterior(torch.zeros(1, 17, 3, 32, 32))
+    # attention is counted a little otherwise on tensors without data
+    counted = window_flop(CONFIG, [SMALL])
+    assert counted == {SMALL: pytest.approx(counter.get_total_flops(), rel=0.01)}
+
+
+def test_a_larger_window_takes_more():
+    flop = window_flop(CONFIG, [SMALL, WIDE, TALL])
+    assert flop[WIDE] == flop[TALL]
+    assert 1.9 * flop[SMALL] < flop[WIDE] < 2.5 * flop[SMALL]
+    assert window_flop(CONFIG, []) == {}
+
+
+def test_the_forecast_adds_up(manifest):
+    config = make_config(forecast__tflops_per_encoder=2, run__encoders=4)
+    counts = {SMALL: 10, WIDE: 5}
+    found = make_forecast(config, make_contract(), manifest, counts)
+    flop = window_flop(config, [SMALL, WIDE])
+    assert found.windows == 15
+    assert found.flop == 10 * flop[SMALL] + 5 * flop[WIDE]
+    assert found.seconds == pytest.approx(found.flop / 2e12 / 4)
+    # 3 latent frames, 2 channels, 2x2 or 2x4 places, 2 bytes each
+    mean = (10 * 3 * 2 * 4 + 5 * 3 * 2 * 8) * 2
+    assert found.bytes == {"moments": 2 * mean, "mean": mean, "sample": mean}
+    wide = make_forecast(config, make_contract(dtype="float32"), manifest, counts)
+    assert wide.bytes["mean"] == 2 * mean
+
+
+def test_nothing_to_do_takes_no_time(manifest):
+    found = make_forecast(CONFIG, make_contract(), manifest, {})
+    assert (found.windows, found.flop, found.seconds) == (0, 0, 0)
+    assert set(found.bytes.values()) == {0}
+
+
+# ---- rates
+
+
+def run_row(run, hour, state="finished", flops=1e12):
+    report = "" if state == "started" else json.dumps({"encoder_flops": flops})
+    return {"run_id": run, "state": state, "at": EPOCH.replace(hour=hour), "report": report}
+
+
+def test_the_rate_of_the_newest_finished_run(manifest):
+    manifest.append(
+        "runs",
+        [
+            run_row("new", 9, flops=3e12),
+            run_row("old", 8),
+            run_row("idle", 10, flops=None),
+            run_row("stopped", 11, state="stopped", flops=9e12),
+            run_row("now", 12, state="started"),
+        ],
+    )
+    assert encoder_rate(CONFIG, manifest) == Rate(3e12, "achieved by run new")
+
+
+def test_a_configured_rate_wins(manifest):
+    manifest.append("runs", [run_row("r", 1)])
+    rate = encoder_rate(make_config(forecast__tflops_per_encoder=0.5), manifest)
+    assert rate == Rate(5e11, "forecast.tflops_per_encoder")
+
+
+def test_assumed_rates_say_so(manifest):
+    cpu = encoder_rate(make_config(run__encoder_threads=4), manifest)
+    assert cpu == Rate(ASSUMED_TFLOPS["cpu"] * 4e12, "assumed for 4 CPU thread(s)")
+    gpu = encoder_rate(make_config(run__gpus_per_encoder=0.5), manifest)
+    assert gpu.flops == ASSUMED_TFLOPS["cuda"] * 0.5e12
+    assert "GPU" in gpu.origin
+
+
+# ---- shards
+
+
+def forecast(windows, seconds, stored):
+    return Forecast(windows, {"moments": stored}, 1.0, seconds, Rate(1.0, ""))
+
+
+def config(**fields):
+    return make_config(run__pack_bytes=10 * 2**20, run__shard_seconds=10**6, **fields)
+
+
+def pack_stored(contract, pack_bytes):
+    """Bytes of latents that a pack full of frames becomes."""
+    bucket = Bucket(128, 128)
+    windows = pack_bytes / (17 * bucket.height * bucket.width * 3)
+    values = 3 * contract.z_channels * (bucket.height // 16) * (bucket.width // 16)
+    return windows * values * len(contract.tensors) * (2 if contract.dtype == "float16" else 4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("statistic", ["moments", "mean"])
+def test_packs_fill_a_shard(dtype, statistic):
+    contract = make_contract(z_channels=64, dtype=dtype, statistic=statistic)
+    for shard_bytes in (10**6, 10**8):
+        chosen = config(output__shard_bytes=shard_bytes)
+        packs = packs_per_shard(chosen, contract, forecast(0, 0.0, 0))
+        wanted = shard_bytes / pack_stored(contract, chosen.run.pack_bytes)
+        assert packs == max(1, round(wanted))
+
+
+def test_a_slow_encoder_writes_smaller_shards():
+    contract = make_contract(z_channels=64)
+    chosen = config(output__shard_bytes=10**9).model_copy()
+    stored = pack_stored(contract, chosen.run.pack_bytes)
+    hundred = forecast(1000, seconds=2000.0, stored=round(100 * stored))  # 20 s a pack
+    fast = packs_per_shard(chosen, contract, hundred)
+    slow = make_config(
+        output__shard_bytes=10**9, run__pack_bytes=chosen.run.pack_bytes, run__shard_seconds=100
+    )
+    assert packs_per_shard(slow, contract, hundred) == 5 < fast
+    glacial = forecast(1000, seconds=10**9, stored=round(100 * stored))
+    assert packs_per_shard(slow, contract, glacial) == 1
