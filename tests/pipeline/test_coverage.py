@@ -47,6 +47,12 @@ def test_complete_means_that_nothing_is_missing(spans, end):
     assert coverage.complete([SMALL]) == (coverage.missing([SMALL]) == ())
 
 
+def test_all_windows_up_to_the_end_leave_nothing_missing():
+    coverage = Coverage({SMALL: ((0, 4),), WIDE: ((0, 4),)}, 4)
+    assert coverage.complete([SMALL, WIDE])
+    assert coverage.missing([SMALL, WIDE]) == ()
+
+
 def test_a_source_without_windows_is_complete_once_its_end_is_known():
     assert Coverage({}, 0).complete([SMALL])
     assert not Coverage({}, None).complete([SMALL])

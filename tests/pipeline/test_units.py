@@ -21,7 +21,7 @@ CLIPS = st.builds(
     ranges=WANTED.map(tuple),
     buckets=st.lists(st.sampled_from([SMALL, WIDE, TALL]), min_size=1, unique=True).map(tuple),
     expected_size=st.none() | st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
-    windows=st.integers(1, 300),
+    windows=st.integers(1, 12),
 )
 FILES = st.builds(
     FileTask,
@@ -84,7 +84,7 @@ def test_units_of_other_content_have_other_ids(clip):
     assert len(units) == 8
 
 
-@given(st.lists(FILES, max_size=12), st.integers(1, 400))
+@given(st.lists(FILES, max_size=12), st.integers(1, 40))
 def test_units_hold_all_files_in_order_and_are_well_filled(files, limit):
     units = pack_units(files, limit)
     assert [file for unit in units for file in unit.files] == files
