@@ -13,7 +13,8 @@ from pipeline.config import Config, StorageConfig
 from pipeline.errors import SourceError, UserError
 from pipeline.identity import source_id, stable_hash
 from pipeline.listing import read_listing
-from pipeline.storage import absolute, protocol_of, stat_source
+from pipeline.reading import stat_source
+from pipeline.storage import absolute, protocol_of
 
 _ALIASES = {
     "video": ("video", "video_path", "media_path", "path", "file_name", "url", "uri"),
@@ -214,11 +215,15 @@ def _versions(
 def _user_columns(
     table: pa.Table, ids: list[str], caption: pa.ChunkedArray, extra: list[str]
 ) -> pa.Table:
-    clash = sorted(_RESERVED.intersection(extra))
+    # Delta tables tell no upper from lower case.
+    lower = Counter(name.lower() for name in extra)
+    taken = _RESERVED | {"caption"}
+    clash = sorted(name for name in extra if name.lower() in taken or lower[name.lower()] > 1)
     if clash:
         raise UserError(
-            f"the dataset's columns {', '.join(clash)} have names that the cache uses itself; "
-            "rename them in the dataset"
+            f"the dataset's columns {', '.join(clash)} have names that the cache uses itself, or "
+            "that differ by case alone; rename them in the dataset, or name them under "
+            "dataset.columns"
         )
     columns = {name: table[name] for name in extra if not pa.types.is_null(table[name].type)}
     rows = pa.table({"caption": caption, **columns}).to_pylist()

@@ -13,7 +13,7 @@ from pipeline.catalog import changed_columns, newest_by_source, read_catalog
 from pipeline.errors import UserError
 from pipeline.identity import source_id
 from pipeline.manifest import Manifest
-from pipeline.storage import stat_source
+from pipeline.reading import stat_source
 
 
 def write_rows(path, rows):
@@ -148,6 +148,18 @@ def test_no_column_of_videos(listed):
 def test_columns_that_the_cache_uses_itself(listed):
     text = complaint(listed, [{"video": "a.mp4", "digest": 1, "run_id": 2}])
     assert "digest, run_id" in text
+
+
+@pytest.mark.parametrize("names", [("Caption",), ("Digest",), ("Score", "score")])
+def test_columns_that_differ_by_case_alone(listed, names):
+    text = complaint(listed, [{"video": "a.mp4", **dict.fromkeys(names, "x")}])
+    assert f"columns {', '.join(sorted(names))} have names" in text
+    assert "dataset.columns" in text
+
+
+def test_a_caption_in_upper_case_may_be_named(listed):
+    catalog = listed([{"video": "a.mp4", "Caption": "x"}], dataset__columns={"caption": "Caption"})
+    assert catalog.columns["caption"].to_pylist() == ["x"]
 
 
 def test_a_column_twice_is_a_mistake(tmp_path):
