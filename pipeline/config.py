@@ -104,6 +104,7 @@ class StorageConfig(_Section):
     endpoint_url: Uri | None = None
     region: str | None = None
     anonymous: bool = False
+    retry_seconds: float = Field(default=60, ge=0)
 
 
 class WindowsConfig(_Section):

@@ -10,11 +10,11 @@ from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.packs import Batch
 from pipeline.plan import ProbeAnswer
+from pipeline.reading import open_source
 from pipeline.recipe import Recipe
 from pipeline.stages.decode import UNIT, make_decode_fn
 from pipeline.stages.encode import Encoder
 from pipeline.stages.write import RESULT, Written, make_write_fn
-from pipeline.storage import open_source
 from pipeline.units import Unit
 from pipeline.video.limits import DecodeLimits
 from pipeline.video.probe import probe
@@ -35,7 +35,7 @@ class Runner(Protocol):
 def probe_file(uri: str, pinned: str | None, config: Config) -> ProbeAnswer:
     """Header facts of one file, or why there are none."""
     try:
-        with open_source(uri, pinned, config.storage) as file:
+        with open_source(uri, pinned, config.storage, "probe") as file:
             return probe(file, DecodeLimits())
     except SourceError as error:
         return error

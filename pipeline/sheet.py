@@ -10,8 +10,8 @@ from pipeline.buckets import Bucket
 from pipeline.cache import LatentCache
 from pipeline.config import Config
 from pipeline.manifest import Manifest
+from pipeline.reading import open_source
 from pipeline.recipe import Recipe
-from pipeline.storage import open_source
 from pipeline.video.decode import ClipRequest, FrameRecipe, Segment, Target, decode_clips
 from pipeline.video.limits import DecodeLimits
 from pipeline.weights import load_vae

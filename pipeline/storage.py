@@ -7,18 +7,18 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
-import fsspec
 from fsspec.core import url_to_fs
 
 from pipeline.config import StorageConfig
-from pipeline.errors import Reason, SourceError, UserError
+from pipeline.errors import UserError
+from pipeline.retry import Retry
 
-READ_BLOCK_BYTES = 4 * 2**20
-"""Block of buffered remote reads; larger blocks are no faster and their cache grows with them."""
+S3_PROTOCOLS = ("s3", "s3a")
 
-_S3_PROTOCOLS = ("s3", "s3a")
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 30
 
 
 def protocol_of(uri: str) -> str:
@@ -42,12 +42,20 @@ def absolute(uri: str, base: str | None = None) -> str:
 
 def filesystem_options(uri: str, storage: StorageConfig) -> dict[str, Any]:
     """Keyword arguments for the fsspec filesystem of ``uri``."""
-    if protocol_of(uri) not in _S3_PROTOCOLS:
+    if protocol_of(uri) not in S3_PROTOCOLS:
         return {}
     client: dict[str, Any] = {}
     if storage.region is not None:
         client["region_name"] = storage.region
-    options: dict[str, Any] = {"anon": storage.anonymous, "client_kwargs": client}
+    options: dict[str, Any] = {
+        "anon": storage.anonymous,
+        "client_kwargs": client,
+        "config_kwargs": {
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "read_timeout": READ_TIMEOUT_S,
+            "retries": {"mode": "standard", "total_max_attempts": 1},  # `Retry` does it
+        },
+    }
     if storage.endpoint_url is not None:
         options["endpoint_url"] = storage.endpoint_url
     return options
@@ -56,9 +64,12 @@ def filesystem_options(uri: str, storage: StorageConfig) -> dict[str, Any]:
 def open_filesystem(uri: str, storage: StorageConfig) -> tuple[Any, str]:
     """The fsspec filesystem of ``uri`` and the path in it. Raises ``UserError``."""
     try:
-        return cast(tuple[Any, str], url_to_fs(uri, **filesystem_options(uri, storage)))
+        filesystem, path = url_to_fs(uri, **filesystem_options(uri, storage))
     except (ValueError, ImportError) as error:
         raise UserError(f"{uri}: cannot open this kind of storage: {error}") from error
+    if protocol_of(uri) in S3_PROTOCOLS:
+        filesystem.retries = 1  # `Retry` does it: nested retries multiply
+    return filesystem, path
 
 
 def version_of(info: Mapping[str, Any]) -> str:
@@ -70,50 +81,6 @@ def version_of(info: Mapping[str, Any]) -> str:
     return f"{info.get('size')}-{changed}"
 
 
-def source_error(uri: str, error: BaseException) -> SourceError:
-    """The source's reason for an exception of a filesystem."""
-    if isinstance(error, FileNotFoundError):
-        return SourceError(Reason.MISSING, f"{uri} does not exist")
-    return SourceError(Reason.UNREADABLE, f"{uri}: {type(error).__name__}: {error}")
-
-
-def stat_source(uri: str, storage: StorageConfig) -> tuple[str, int]:
-    """Version and size in bytes of a source. Raises ``SourceError``: missing or unreadable."""
-    try:
-        filesystem, path = open_filesystem(uri, storage)
-        info = filesystem.info(path)
-    except Exception as error:  # each store's client raises errors of its own
-        raise source_error(uri, error) from error
-    if info.get("type") == "directory":
-        raise SourceError(Reason.MISSING, f"{uri} is a directory, not a file")
-    return version_of(info), int(info.get("size") or 0)
-
-
-@contextlib.contextmanager
-def open_source(uri: str, version: str | None, storage: StorageConfig) -> Any:
-    """Open a source for reading, as a context manager that yields a seekable binary file.
-
-    ``version`` is the version that the plan saw in the store, or None where the dataset's own
-    column gave it. Raises ``SourceError``: missing, unreadable, empty_file, or source_changed when
-    the store's version is another one now.
-    """
-    found, size = stat_source(uri, storage)
-    if version is not None and found != version:
-        raise SourceError(
-            Reason.SOURCE_CHANGED, f"{uri} was {version} when planned and is {found} now"
-        )
-    if size == 0:
-        raise SourceError(Reason.EMPTY_FILE, f"{uri} has no bytes")
-    filesystem, path = open_filesystem(uri, storage)
-    options = {} if protocol_of(uri) == "file" else {"block_size": READ_BLOCK_BYTES}
-    try:
-        file = filesystem.open(path, "rb", **options)
-    except Exception as error:  # each store's client raises errors of its own
-        raise source_error(uri, error) from error
-    with file:
-        yield cast(BinaryIO, file)
-
-
 @dataclass(frozen=True)
 class Store:
     """The cache's root folder, local or on S3. Paths are relative to it, with forward slashes."""
@@ -123,7 +90,7 @@ class Store:
 
     def __post_init__(self) -> None:
         protocol = protocol_of(self.uri)
-        if protocol not in ("file", *_S3_PROTOCOLS):
+        if protocol not in ("file", *S3_PROTOCOLS):
             raise UserError(
                 f"{self.uri}: a cache lies on a local path or on s3://, not on {protocol}://; "
                 "other schemes serve as datasets and sources"
@@ -139,6 +106,10 @@ class Store:
         filesystem, root = open_filesystem(self.uri, self.storage)
         return filesystem, f"{root.rstrip('/')}/{path}"
 
+    @property
+    def _retry(self) -> Retry:
+        return Retry(self.storage.retry_seconds)
+
     def table_uri(self, name: str) -> str:
         """URI of a Delta table, for delta-rs."""
         return f"{self.uri.replace('s3a://', 's3://')}/{name}"
@@ -153,6 +124,8 @@ class Store:
             options["aws_allow_http"] = str(self.storage.endpoint_url.startswith("http:")).lower()
         if self.storage.region is not None:
             options["aws_region"] = self.storage.region
+        options["max_retries"] = "1000"  # the time decides
+        options["retry_timeout"] = f"{max(1, round(self.storage.retry_seconds))}s"
         if self.storage.anonymous:
             options["aws_skip_signature"] = "true"
         return options
@@ -160,7 +133,8 @@ class Store:
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes ``[start, end)`` of a file. Raises ``FileNotFoundError``."""
         filesystem, full = self._locate(path)
-        return cast(bytes, filesystem.cat_file(full, start=start, end=end))
+        read = self._retry.call(lambda: filesystem.cat_file(full, start=start, end=end))
+        return cast(bytes, read)
 
     def write(self, path: str, data: bytes) -> None:
         """Put a whole file at once: a reader sees all of it or none; an older one is replaced."""
@@ -169,20 +143,24 @@ class Store:
             with _temporary_beside(full, data) as temporary:
                 temporary.replace(full)
         else:
-            filesystem.pipe_file(full, data)
+            self._retry.call(lambda: filesystem.pipe_file(full, data))
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put a whole file only where none is; False when one is there already (no overwrite)."""
+        """Put a whole file only where none is; False when another one is there already.
+
+        ``data`` must be unique to the caller: when the answer to a put is lost and the next attempt
+        finds the file, equal bytes tell that it is our own.
+        """
         filesystem, full = self._locate(path)
         try:
             if self.local:
                 with _temporary_beside(full, data) as temporary:
                     os.link(temporary, full)
             else:
-                filesystem.pipe_file(full, data, mode="create")
+                self._retry.call(lambda: filesystem.pipe_file(full, data, mode="create"))
         except OSError as error:
             if _is_conflict(error):
-                return False
+                return self.read(path) == data
             raise
         return True
 
@@ -191,7 +169,7 @@ class Store:
         filesystem, full = self._locate(path)
         filesystem.invalidate_cache()
         try:
-            found = filesystem.ls(full, detail=False)
+            found = self._retry.call(lambda: filesystem.ls(full, detail=False))
         except FileNotFoundError:
             return []
         return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
@@ -199,7 +177,7 @@ class Store:
     def open(self, path: str) -> Any:
         """A readable, seekable binary file."""
         filesystem, full = self._locate(path)
-        return filesystem.open(full, "rb")
+        return self._retry.call(lambda: filesystem.open(full, "rb"))
 
 
 @contextlib.contextmanager
@@ -233,31 +211,3 @@ def _is_conflict(error: OSError) -> bool:
         "412",
         "409",
     )
-
-
-def fetch_file(uri: str, storage: StorageConfig, folder: Path) -> Path:
-    """A local path of ``uri``: itself if local, else a download into ``folder`` (kept by version).
-
-    Raises ``UserError`` when the file is missing or unreadable.
-    """
-    if protocol_of(uri) == "file":
-        path = Path(uri.removeprefix("file://"))
-        if not path.is_file():
-            raise UserError(f"{uri}: there is no such file")
-        return path
-    try:
-        version, _ = stat_source(uri, storage)
-    except SourceError as error:
-        raise UserError(f"{error.message}; name a readable file") from error
-    suffix = Path(uri).suffix
-    target = folder / f"{fsspec.utils.tokenize(uri, version)}{suffix}"
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        filesystem, remote = open_filesystem(uri, storage)
-        temporary = target.with_name(f".{secrets.token_hex(6)}.tmp")
-        try:
-            filesystem.get_file(remote, str(temporary))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return target

@@ -8,7 +8,7 @@ import torch
 from pipeline.config import Config, StorageConfig, VAESection
 from pipeline.contract import FORMAT_VERSION, Contract
 from pipeline.errors import UserError
-from pipeline.storage import fetch_file
+from pipeline.reading import fetch_file
 from pipeline.windows import WINDOW_FRAMES
 from vae import (
     AutoencoderKL,

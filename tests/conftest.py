@@ -1,6 +1,7 @@
 """Fixtures of the whole suite: the clips, made once, and one local Ray cluster."""
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import clips
+from tests.s3 import BUCKET, S3, s3_server
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,3 +65,24 @@ def ray_cluster(ray_folder: str) -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server_running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server for the session."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server_running: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """The S3 server, with its credentials in the environment."""
+    for name, value in s3_server_running.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server_running
+
+
+@pytest.fixture
+def s3_prefix() -> str:
+    """A prefix of the test's own, in the server's one bucket."""
+    return f"{BUCKET}/{secrets.token_hex(6)}"

@@ -18,8 +18,8 @@ from pipeline.packs import (
     facts_to_json,
     to_batch,
 )
+from pipeline.reading import open_source
 from pipeline.recipe import Recipe, segment_cap
-from pipeline.storage import open_source
 from pipeline.units import ClipTask, FileTask, Unit
 from pipeline.video.decode import (
     ClipEnd,
@@ -76,7 +76,10 @@ def _decode_file(
     frames = FrameRecipe(recipe.fps, recipe.grid, recipe.resize, recipe.filter)
     try:
         with open_source(file.uri, file.pinned_version, config.storage) as opened:
-            yield from decode_clips(opened, requests, frames, DecodeLimits())
+            for found in decode_clips(opened, requests, frames, DecodeLimits()):
+                if isinstance(found, ClipEnd):
+                    opened.verify()
+                yield found
     except SourceError as error:
         for clip in file.clips:
             yield ClipFailure(clip.source_id, error.reason, error.message)

@@ -2,7 +2,6 @@
 
 from bisect import bisect_left
 from collections.abc import Generator, Iterator, Sequence
-from typing import BinaryIO
 
 from pipeline.errors import Reason, SourceError
 from pipeline.video.clips import (
@@ -15,7 +14,7 @@ from pipeline.video.clips import (
 )
 from pipeline.video.convert import SharedFrame
 from pipeline.video.facts import VideoFacts
-from pipeline.video.files import GuardedFile
+from pipeline.video.files import ByteFile, GuardedFile
 from pipeline.video.image import is_image, read_image
 from pipeline.video.image_clips import image_results
 from pipeline.video.limits import DecodeLimits
@@ -42,7 +41,7 @@ Result = Segment | ClipEnd | ClipFailure
 
 
 def decode_clips(
-    file: BinaryIO, clips: Sequence[ClipRequest], recipe: FrameRecipe, limits: DecodeLimits
+    file: ByteFile, clips: Sequence[ClipRequest], recipe: FrameRecipe, limits: DecodeLimits
 ) -> Iterator[Result]:
     """Yield the windows asked for, in segments, as the data of the file give them.
 

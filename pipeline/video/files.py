@@ -8,7 +8,7 @@ the container formats listed, and no protocol at all.
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Literal
+from typing import Literal, Protocol
 
 import av
 from av.container import InputContainer
@@ -35,6 +35,22 @@ _IMAGES = (
 )
 
 
+class ByteFile(Protocol):
+    """What is asked of a file: a seekable source of bytes."""
+
+    def read(self, count: int = -1, /) -> bytes:
+        """Up to ``count`` bytes; none at the end."""
+        ...
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to ``offset``; the new position."""
+        ...
+
+    def tell(self) -> int:
+        """The current position."""
+        ...
+
+
 class GuardedFile:
     """A seekable binary file as FFmpeg sees it: no name, and no failure gets lost.
 
@@ -42,7 +58,7 @@ class GuardedFile:
     after it return nothing, and ``check`` raises it as what it is.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: ByteFile) -> None:
         self._file = file
         self._error: Exception | None = None
         self.size = 0

@@ -1,9 +1,7 @@
 """What a file is, from its header and its first frame."""
 
-from typing import BinaryIO
-
 from pipeline.video.facts import VideoFacts
-from pipeline.video.files import GuardedFile
+from pipeline.video.files import ByteFile, GuardedFile
 from pipeline.video.image import is_image, probe_image
 from pipeline.video.limits import DecodeLimits
 from pipeline.video.source import FrameSource
@@ -11,7 +9,7 @@ from pipeline.video.source import FrameSource
 __all__ = ["VideoFacts", "probe"]
 
 
-def probe(file: BinaryIO, limits: DecodeLimits) -> VideoFacts:
+def probe(file: ByteFile, limits: DecodeLimits) -> VideoFacts:
     """Facts about a video or still image.
 
     Args:

@@ -28,7 +28,7 @@ from pipeline.windows import WINDOW_FRAMES
 settings.register_profile("core", deadline=None, database=None, derandomize=True, max_examples=60)
 settings.load_profile("core")
 
-LOCAL = StorageConfig()
+LOCAL = StorageConfig(retry_seconds=0)
 SMALL = Bucket(32, 32)
 WIDE = Bucket(32, 64)
 TALL = Bucket(64, 32)

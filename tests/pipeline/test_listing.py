@@ -10,7 +10,7 @@ from helpers import LOCAL
 from pipeline.config import DatasetConfig
 from pipeline.errors import UserError
 from pipeline.listing import read_listing
-from pipeline.storage import stat_source
+from pipeline.reading import stat_source
 
 TEXT = {"video", "caption", "id", "version"}
 

@@ -1,3 +1,4 @@
+import io
 import os
 import secrets
 import threading
@@ -10,15 +11,8 @@ from helpers import LOCAL, make_store
 
 from pipeline.config import StorageConfig
 from pipeline.errors import Reason, SourceError, UserError
-from pipeline.storage import (
-    Store,
-    absolute,
-    fetch_file,
-    filesystem_options,
-    open_source,
-    stat_source,
-    version_of,
-)
+from pipeline.reading import fetch_file, open_source, stat_source
+from pipeline.storage import Store, absolute, filesystem_options, version_of
 
 
 @pytest.fixture
@@ -160,6 +154,9 @@ class _Refusing(MemoryFileSystem):
     def info(self, path, **_):
         raise RuntimeError("no credentials")
 
+    def open(self, path, *_, **__):
+        return io.BytesIO(b"x")
+
 
 class _RefusingToOpen(_Refusing):
     protocol = "refusingtoopen"
@@ -175,12 +172,12 @@ class _RefusingToOpen(_Refusing):
 def test_an_unusual_exception_of_a_store_costs_one_source(kind):
     fsspec.register_implementation(kind.protocol, kind, clobber=True)
     uri = f"{kind.protocol}://a/b.mp4"
-    assert reason_of(uri) is Reason.UNREADABLE
     with (
-        pytest.raises(SourceError, match="RuntimeError: no credentials"),
+        pytest.raises(SourceError, match="RuntimeError: no credentials") as caught,
         open_source(uri, None, LOCAL),
     ):
         pass
+    assert caught.value.reason is Reason.UNREADABLE
 
 
 def test_an_exception_of_the_reader_is_not_the_sources(tmp_path):
@@ -271,6 +268,9 @@ class _Conditional:
         assert mode == "create"
         raise self.error
 
+    def cat_file(self, path, start=None, end=None):
+        return b"what is there"
+
 
 def boto(code, number=22):
     error = OSError(number, "refused")
@@ -296,6 +296,8 @@ def test_a_conflict_is_told_from_a_failure(monkeypatch, error, conflict):
     monkeypatch.setattr(Store, "_locate", lambda self, path: (_Conditional(error), path))
     if conflict:
         assert store.create("snapshots/1.json", b"x") is False
+        # The answer to our own put was lost, and the next attempt found it:
+        assert store.create("snapshots/1.json", b"what is there") is True
     else:
         with pytest.raises(type(error)):
             store.create("snapshots/1.json", b"x")
@@ -309,6 +311,11 @@ def test_options_of_s3():
     assert filesystem_options("s3://b/k", storage) == {
         "anon": True,
         "client_kwargs": {"region_name": "eu-1"},
+        "config_kwargs": {
+            "connect_timeout": 10,
+            "read_timeout": 30,
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+        },
         "endpoint_url": "http://localhost:9000",
     }
     assert filesystem_options("/a", storage) == {}
@@ -318,8 +325,14 @@ def test_options_of_s3():
         "aws_allow_http": "true",
         "aws_region": "eu-1",
         "aws_skip_signature": "true",
+        "max_retries": "1000",
+        "retry_timeout": "60s",
     }
-    assert Store("s3://b/k", LOCAL).delta_options() == {"aws_conditional_put": "etag"}
+    assert Store("s3://b/k", LOCAL).delta_options() == {
+        "aws_conditional_put": "etag",
+        "max_retries": "1000",
+        "retry_timeout": "1s",
+    }
     assert Store("/k", storage).delta_options() == {}
 
 

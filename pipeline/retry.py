@@ -1,0 +1,71 @@
+"""Retrying what may pass: one budget for an operation, whatever layers lie below it."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import aiohttp
+import botocore.exceptions
+from s3fs.utils import FileExpired
+
+T = TypeVar("T")
+
+FIRST_DELAY_S = 0.1
+LONGEST_DELAY_S = 8.0
+
+_PERMANENT = (
+    FileNotFoundError,
+    PermissionError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    FileExpired,
+)
+_PASSING = (
+    OSError,  # timeouts, resets; s3fs turns 500, 503 and slow-down answers into it too
+    aiohttp.ClientError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.FlexibleChecksumError,
+    botocore.exceptions.IncompleteReadError,
+)
+_PASSING_STATUS = frozenset({408, 425, 429})
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later: timeouts, resets, 5xx, slow-down, cut bodies."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status >= 500 or error.status in _PASSING_STATUS
+    response = getattr(error.__cause__, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        return status >= 500 or status in _PASSING_STATUS
+    return isinstance(error, _PASSING) and not isinstance(error, _PERMANENT)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Calls a function again while its error may pass and ``seconds`` are not used up.
+
+    Waits between attempts grow exponentially from 0.1 s to 8 s, each a random share of its bound
+    (full jitter), so that many workers do not come back at once. The layers below do not retry.
+    """
+
+    seconds: float
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+    def call(self, function: Callable[[], T]) -> T:
+        """The function's result, or its last error."""
+        begun = self.clock()
+        delay = FIRST_DELAY_S
+        while True:
+            try:
+                return function()
+            except Exception as error:
+                wait = random.uniform(0, delay)
+                if not may_pass(error) or self.clock() - begun + wait > self.seconds:
+                    raise
+            self.sleep(wait)
+            delay = min(2 * delay, LONGEST_DELAY_S)
