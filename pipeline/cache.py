@@ -66,10 +66,10 @@ class LatentCache:
     def samples(self) -> pa.Table:
         """One row per live window, ordered by source, bucket and window.
 
-        Columns: sample_id, source_id, generation, bucket, height, width, window, frames (17, or 1
-        for an image), valid_frames, fps, start_time and frame_times (seconds), pts with
-        time_base_num and time_base_den, geometry, shard, row, checksum, statistic, dtype, and more
-        of the table ``samples``.
+        Columns: sample_id, source_id, generation, bucket, height, width, window, first_frame (the
+        source's output frame that it begins with), frames (17, or 1 for an image), valid_frames,
+        fps, start_time and frame_times (seconds), pts with time_base_num and time_base_den,
+        geometry, shard, row, checksum, statistic, dtype, and more of the table ``samples``.
         """
         return self._samples
 

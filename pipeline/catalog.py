@@ -1,6 +1,7 @@
 """The catalog: a dataset's rows with known column names, absolute URIs, identities and versions."""
 
 import math
+import posixpath
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,13 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import Schema as DeltaSchema
 
 from pipeline.config import Config, StorageConfig
 from pipeline.errors import SourceError, UserError
 from pipeline.identity import source_id, stable_hash
 from pipeline.listing import read_listing
 from pipeline.reading import stat_source
-from pipeline.storage import absolute, protocol_of
+from pipeline.storage import absolute
 
 _ALIASES = {
     "video": ("video", "video_path", "media_path", "path", "file_name", "url", "uri"),
@@ -68,6 +70,8 @@ def read_catalog(config: Config) -> Catalog:
         else pa.nulls(table.num_rows, kind)
         for column, kind in _KNOWN.items()
     }
+    # A clip from 0 on and one without a start are the same source.
+    known["start"] = pc.if_else(pc.equal(known["start"], 0.0), None, known["start"])
     uris = _resolve(known["video"], config.dataset.uri)
     _check_ranges(known, config.dataset.uri)
     keys = [i if i is not None else u for i, u in zip(known["id"].to_pylist(), uris, strict=True)]
@@ -152,12 +156,13 @@ def _cast(table: pa.Table, name: str, kind: pa.DataType, uri: str) -> pa.Chunked
 
 
 def _resolve(videos: pa.ChunkedArray, dataset_uri: str) -> list[str]:
-    folder = absolute(dataset_uri).rsplit("/", 1)[0]
+    scheme, remote, path = absolute(dataset_uri).rpartition("://")
+    folder = f"{scheme}{remote}{posixpath.dirname(path)}"
     uris = []
     for row, video in enumerate(videos.to_pylist()):
         if video is None or not video.strip():
             raise UserError(f"{dataset_uri}: row {row + 1} names no video; fill or remove the row")
-        uris.append(absolute(video, folder if protocol_of(folder) != "file" else folder or "/"))
+        uris.append(absolute(video, folder))
     return uris
 
 
@@ -225,13 +230,34 @@ def _user_columns(
             "that differ by case alone; rename them in the dataset, or name them under "
             "dataset.columns"
         )
-    columns = {name: table[name] for name in extra if not pa.types.is_null(table[name].type)}
+    columns = {
+        name: _storable(table[name], name)
+        for name in extra
+        if not pa.types.is_null(table[name].type)
+    }
     rows = pa.table({"caption": caption, **columns}).to_pylist()
     digests = [
         stable_hash(["columns", {k: _plain(v) for k, v in row.items() if v is not None}])
         for row in rows
     ]
     return pa.table({"source_id": ids, "digest": digests, "caption": caption, **columns})
+
+
+def _storable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column in a type that Delta tables have."""
+    kind = column.type
+    try:
+        if pa.types.is_unsigned_integer(kind):
+            return column.cast(pa.int64())
+        if pa.types.is_float16(kind):
+            return column.cast(pa.float32())
+        DeltaSchema.from_arrow(pa.schema([(name, kind)]))
+    except Exception as error:  # Arrow and delta-rs raise errors of several kinds
+        raise UserError(
+            f"the dataset's column {name!r} of type {kind} cannot be kept: {error}; convert it, or "
+            "leave it out"
+        ) from error
+    return column
 
 
 def _plain(value: Any) -> Any:

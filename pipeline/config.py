@@ -1,5 +1,6 @@
 """The one typed configuration tree of a run: a YAML file and dotted overrides; no secrets."""
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -272,7 +273,7 @@ def load_config(
         except yaml.YAMLError as error:
             raise UserError(f"--set {override!r}: the value is not YAML: {error}") from error
     for name, value in (fields or {}).items():
-        _assign(tree, name, value)
+        _assign(tree, name, copy.deepcopy(value))
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -33,12 +33,18 @@ class Reason(StrEnum):
 
     @property
     def transient(self) -> bool:
-        """Whether the same bytes may succeed at another attempt."""
+        """Whether another attempt may succeed though the version is the same."""
         return self in _TRANSIENT
 
 
 _TRANSIENT = frozenset(
-    {Reason.MISSING, Reason.UNREADABLE, Reason.SOURCE_CHANGED, Reason.INCOMPLETE}
+    {
+        Reason.MISSING,
+        Reason.UNREADABLE,
+        Reason.SOURCE_CHANGED,
+        Reason.HINT_MISMATCH,  # the hints may have been corrected
+        Reason.INCOMPLETE,
+    }
 )
 
 

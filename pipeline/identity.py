@@ -30,6 +30,7 @@ def source_id(key: str, start: float | None, end: float | None) -> str:
 def sample_id(
     source: str,
     version: str,
+    first_frame: int,
     pts: Sequence[int],
     time_base: tuple[int, int],
     geometry: Mapping[str, Any],
@@ -37,10 +38,15 @@ def sample_id(
 ) -> str:
     """Identity of one *resolved* window.
 
-    ``pts`` are the timestamps of the frames shown, in units of ``time_base`` seconds; ``geometry``
+    ``first_frame`` is the source's output frame that the window begins with (so that windows of a
+    frozen picture differ); ``pts`` are the timestamps of the frames shown, in units of
+    ``time_base`` seconds; ``geometry``
     is crop and size; ``encoding`` is filter, VAE weights, compute dtype, statistic, stored dtype
     (and the seed, for drawn samples). Nothing else of the configuration takes part.
     """
     return stable_hash(
-        ["sample", source, version, list(pts), list(time_base), dict(geometry), dict(encoding)]
+        [
+            *("sample", source, version, first_frame, list(pts), list(time_base)),
+            *(dict(geometry), dict(encoding)),
+        ]
     )

@@ -91,7 +91,7 @@ def _read_directory(uri: str, storage: StorageConfig) -> pa.Table:
     }
     rows = [
         {
-            "video": prefix + path,
+            "video": path if "://" in path else prefix + path,
             "version": version_of(info),
             "_sidecar": captions.get(_stem(path)),
         }

@@ -42,12 +42,13 @@ def explode(segments: pa.Table) -> pa.Table:
         single: pc.list_flatten(segments[plural])
         for single, plural in (
             ("sample_id", "sample_ids"),
+            ("first_frame", "first_frames"),
             ("valid_frames", "valid_frames"),
             ("checksum", "checksums"),
             ("pts", "pts"),
         )
     }
-    lists = ("sample_ids", "valid_frames", "checksums", "pts")
+    lists = ("sample_ids", "first_frames", "valid_frames", "checksums", "pts")
     shared = segments.select([n for n in segments.column_names if n not in lists]).take(parent)
     owner = parent.to_numpy()
     begins = np.searchsorted(owner, np.arange(segments.num_rows))
@@ -90,17 +91,20 @@ def _with_times(table: pa.Table) -> pa.Table:
 
 
 def join_columns(sources: pa.Table, captions: pa.Table) -> pa.Table:
-    """Sources with the newest caption and the dataset's own columns of each."""
+    """Sources with the newest caption and the dataset's own columns of each.
+
+    A column of the dataset that is named like one of ours is called ``dataset_<name>``.
+    """
     newest = newest_by_source(captions)
-    own = [
-        n for n in newest.column_names if n not in _BOOKKEEPING and n not in sources.column_names
-    ]
+    taken = set(sources.column_names)
     index: Mapping[str, int] = {
         source: row for row, source in enumerate(newest["source_id"].to_pylist())
     }
     rows = pa.array([index.get(i) for i in sources["source_id"].to_pylist()], pa.int64())
-    for name in own:
-        sources = sources.append_column(name, newest[name].take(rows))
+    for name in newest.column_names:
+        if name not in _BOOKKEEPING:
+            shown = f"dataset_{name}" if name in taken else name
+            sources = sources.append_column(shown, newest[name].take(rows))
     return sources
 
 

@@ -33,6 +33,7 @@ class SegmentInfo:
     pts: list[list[int]]
     time_base: tuple[int, int]
     valid_frames: list[int]
+    first_frames: list[int]
     sample_ids: list[str]
     geometry: dict[str, Any]
     fps: float

@@ -22,6 +22,7 @@ SAMPLES = pa.schema(
         ("pts", pa.list_(pa.list_(pa.int64()))),
         ("time_base_num", pa.int64()),
         ("time_base_den", pa.int64()),
+        ("first_frames", pa.list_(pa.int64())),
         ("valid_frames", pa.list_(pa.int32())),
         ("checksums", pa.list_(pa.string())),
         ("fps", pa.float64()),

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import posixpath
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ def absolute(uri: str, base: str | None = None) -> str:
     if Path(path).is_absolute() or base is None or protocol_of(base) == "file":
         folder = Path.cwd() if base is None else Path(base.removeprefix("file://"))
         return os.path.normpath(folder / path)
-    return f"{base.rstrip('/')}/{path}"
+    root, _, folders = base.partition("://")
+    return f"{root}://{posixpath.normpath(posixpath.join(folders, path))}"
 
 
 def filesystem_options(uri: str, storage: StorageConfig) -> dict[str, Any]:
@@ -154,8 +156,7 @@ class Store:
         filesystem, full = self._locate(path)
         try:
             if self.local:
-                with _temporary_beside(full, data) as temporary:
-                    os.link(temporary, full)
+                _create_local(full, data)
             else:
                 self._retry.call(lambda: filesystem.pipe_file(full, data, mode="create"))
         except OSError as error:
@@ -194,6 +195,21 @@ def _temporary_beside(full: str, data: bytes) -> Any:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _create_local(full: str, data: bytes) -> None:
+    """Create a whole file by a hard link, which fails where one is."""
+    try:
+        with _temporary_beside(full, data) as temporary:
+            os.link(temporary, full)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # A mount without hard links: still exclusive, but a reader may meet it half written.
+        with Path(full).open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _is_conflict(error: OSError) -> bool:

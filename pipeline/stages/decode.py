@@ -106,7 +106,7 @@ def _describe(
     time_base = (segment.time_base.numerator, segment.time_base.denominator)
     geometry = segment.geometry.to_dict()
     encoding = recipe.encoding()
-    pts = segment.pts.tolist()
+    pts, first_frames = segment.pts.tolist(), segment.first_frames.tolist()
     return SegmentInfo(
         source_id=clip.source_id,
         generation=clip.generation,
@@ -117,9 +117,10 @@ def _describe(
         pts=pts,
         time_base=time_base,
         valid_frames=segment.valid_frames.tolist(),
+        first_frames=first_frames,
         sample_ids=[
-            sample_id(clip.source_id, clip.version, window, time_base, geometry, encoding)
-            for window in pts
+            sample_id(clip.source_id, clip.version, first, shown, time_base, geometry, encoding)
+            for first, shown in zip(first_frames, pts, strict=True)
         ],
         geometry=geometry,
         fps=segment.fps,

@@ -96,6 +96,7 @@ class Segment:
         frames: uint8 ``(n, T, height, width, 3)`` RGB; T is 17, or 1 for an image.
         pts: int64 ``(n, T)``, timestamp (ticks of ``time_base``) of the source frame shown.
         valid_frames: int64 ``(n,)``, how many of the T frames are not repetitions for padding.
+        first_frames: int64 ``(n,)``, the clip's output frame that each window begins with.
         time_base: seconds per tick.
         geometry: how pictures were fitted into the bucket.
         fps: output frames per second (the source's average where its own frames are kept; 0 if
@@ -109,6 +110,7 @@ class Segment:
     frames: npt.NDArray[np.uint8] = field(repr=False)
     pts: npt.NDArray[np.int64] = field(repr=False)
     valid_frames: npt.NDArray[np.int64] = field(repr=False)
+    first_frames: npt.NDArray[np.int64] = field(repr=False)
     time_base: Fraction
     geometry: Geometry
     fps: float
@@ -121,6 +123,7 @@ class Segment:
         _check("frames", self.frames, (count, length, self.bucket.height, self.bucket.width, 3))
         _check("pts", self.pts, (count, length))
         _check("valid_frames", self.valid_frames, (count,))
+        _check("first_frames", self.first_frames, (count,))
         if self.frames.dtype != np.uint8 or count < 1 or self.first_window < 0:
             raise ValueError(f"not a segment: {self!r}")
         if self.valid_frames.min() < 1 or self.valid_frames.max() > length:

@@ -43,6 +43,7 @@ def image_results(
                 frames=pixels[None, None],
                 pts=np.zeros((1, 1), np.int64),
                 valid_frames=np.ones(1, np.int64),
+                first_frames=np.zeros(1, np.int64),
                 time_base=Fraction(1),
                 geometry=geometry,
                 fps=0.0,

@@ -21,6 +21,7 @@ class _Buffer:
     frames: npt.NDArray[np.uint8]
     pts: npt.NDArray[np.int64]
     valid: npt.NDArray[np.int64]
+    begin: npt.NDArray[np.int64]
     complete: int = 0
 
 
@@ -104,7 +105,7 @@ class RangeAssembler:
             for lane in self._lanes:
                 self._place(lane, window, index - window * stride, frame)
             if index - window * stride == WINDOW_FRAMES - 1:
-                self._complete(window, WINDOW_FRAMES)
+                self._complete(window, window * stride, WINDOW_FRAMES)
         return self._grid.tail == "overlap" and lowest > highest and not self.done
 
     def finish(self, total: int) -> None:
@@ -124,7 +125,7 @@ class RangeAssembler:
                         self._place(lane, window, offset, shown[start + offset])
                     elif offset >= valid:
                         self._repeat(lane, window, offset, valid - 1)
-            self._complete(window, valid)
+            self._complete(window, start, valid)
         for lane in self._lanes:
             for number in sorted(lane.open):
                 buffer = lane.open.pop(number)
@@ -150,6 +151,7 @@ class RangeAssembler:
                 frames=buffer.frames[:count],
                 pts=buffer.pts[:count],
                 valid_frames=buffer.valid[:count],
+                first_frames=buffer.begin[:count],
                 time_base=self._time_base,
                 geometry=lane.geometry,
                 fps=self._fps,
@@ -179,16 +181,18 @@ class RangeAssembler:
                 frames=np.empty((rows, WINDOW_FRAMES, bucket.height, bucket.width, 3), np.uint8),
                 pts=np.empty((rows, WINDOW_FRAMES), np.int64),
                 valid=np.empty(rows, np.int64),
+                begin=np.empty(rows, np.int64),
             )
             lane.open[number] = buffer
         return buffer, row
 
-    def _complete(self, window: int, valid: int) -> None:
-        """Window ``window`` is whole; close the segments that it fills."""
+    def _complete(self, window: int, start: int, valid: int) -> None:
+        """Window ``window``, from output frame ``start`` on, is whole; close what it fills."""
         self._windows += 1
         for lane in self._lanes:
             buffer, row = self._row(lane, window)
             buffer.valid[row] = valid
+            buffer.begin[row] = start
             buffer.complete = row + 1
             if buffer.complete == len(buffer.valid):
                 number = (window - self._first) // lane.length

@@ -16,6 +16,7 @@ from pipeline.recipe import Recipe
 from pipeline.video.decode import ClipRequest, FrameRecipe, Segment, Target, decode_clips
 from pipeline.video.limits import DecodeLimits
 from pipeline.weights import load_vae
+from tests import clips
 from tests.e2e.support import config_tree, write_config, write_list
 
 CLIPS = [
@@ -141,3 +142,17 @@ def test_several_buckets_per_source_are_decoded_once(tmp_path, clip, monkeypatch
     samples = LatentCache.open(str(tmp_path / "cache")).samples()
     assert sorted(samples["bucket"].to_pylist()) == ["h32w64", "h48w48", "h64w32"]
     assert len(opened) == 1
+
+
+def test_windows_of_a_picture_held_for_long_are_samples_of_their_own(tmp_path):
+    held = clips.encode(tmp_path / "held.mp4", "libx264", count=3, times=lambda i: (0, 25, 100)[i])
+    tree = config_tree(tmp_path / "clips.jsonl", tmp_path / "cache", windows__fps="24")
+    write_list(tmp_path / "clips.jsonl", [{"video": str(held)}])
+    config = load_config(str(write_config(tmp_path / "config.yaml", tree)))
+    assert run_job(config, JobOptions()) == EXIT_DONE
+    samples = LatentCache.open(str(tmp_path / "cache")).samples()
+    assert samples["window"].to_pylist() == list(range((4 * 24 + 1) // 17))
+    assert samples["first_frame"].to_pylist() == [17 * n for n in range(samples.num_rows)]
+    assert len(set(samples["sample_id"].to_pylist())) == samples.num_rows
+    shown = samples["frame_times"].to_pylist()
+    assert shown[2] == shown[3] == [1.0] * 17

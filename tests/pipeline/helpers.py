@@ -133,6 +133,7 @@ def make_segment(
         "pts": [[n * frames + k for k in range(frames)] for n in indices],
         "time_base": (1, 25),
         "valid_frames": [frames] * windows,
+        "first_frames": [n * frames for n in indices],
         "sample_ids": [stable_hash([source, bucket.name, n]) for n in indices],
         "geometry": fit(64, 64, bucket, "cover").to_dict(),
         "fps": 25.0,

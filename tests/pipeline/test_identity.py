@@ -20,6 +20,7 @@ JSON = st.recursive(
 WINDOW = {
     "source": "s",
     "version": "v1",
+    "first_frame": 34,
     "pts": [0, 1, 2],
     "time_base": (1, 25),
     "geometry": {"height": 32, "width": 32, "crop_left": 0},
@@ -28,6 +29,7 @@ WINDOW = {
 OTHER = {
     "source": ["t", "S", ""],
     "version": ["v2", ""],
+    "first_frame": [0, 17],  # else the windows of a frozen picture were one sample
     "pts": [[0, 1], [0, 1, 3], [1, 0, 2], [0, 1, 2, 2]],
     "time_base": [(1, 24), (2, 25), (25, 1)],
     "geometry": [

@@ -53,6 +53,7 @@ def explode_model(rows):
                 "shard": row["shard"],
                 "row": row["first_row"] + k,
                 "pts": row["pts"][k],
+                "first_frame": row["first_frames"][k],
                 "valid_frames": row["valid_frames"][k],
                 "checksum": row["checksums"][k],
                 "start_time": pytest.approx(row["pts"][k][0] * scale),

@@ -62,6 +62,7 @@ def decoded(key="s", first=0, windows=1, bucket=SMALL, last=False, length=17):
         frames=frames,
         pts=numbers[:, None] * 17 + np.arange(length),
         valid_frames=np.full(windows, length),
+        first_frames=length * np.arange(first, first + windows),
         time_base=Fraction(1, 25),
         geometry=fit(64, 64, bucket, "cover"),
         fps=25.0,
@@ -135,10 +136,12 @@ def test_a_sample_is_named_by_what_was_resolved(run):
     [(meta, _)] = run({"a.mp4": [decoded(windows=2)]}, [("a.mp4", [clip(version="v9")])])
     [segment] = meta.segments
     recipe = make_recipe()
+    geometry = fit(64, 64, SMALL, "cover").to_dict()
     assert segment.sample_ids == [
-        sample_id("s", "v9", pts, (1, 25), fit(64, 64, SMALL, "cover").to_dict(), recipe.encoding())
-        for pts in segment.pts
+        sample_id("s", "v9", 17 * n, segment.pts[n], (1, 25), geometry, recipe.encoding())
+        for n in range(2)
     ]
+    assert segment.first_frames == [0, 17]
     assert segment.pts == [list(range(17)), list(range(17, 34))]
     assert segment.geometry == fit(64, 64, SMALL, "cover").to_dict()
     assert segment.valid_frames == [17, 17]
