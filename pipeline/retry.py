@@ -26,6 +26,7 @@ _PERMANENT = (
 _PASSING = (
     OSError,  # timeouts, resets; s3fs turns 500, 503 and slow-down answers into it too
     aiohttp.ClientError,
+    botocore.exceptions.ConnectionError,  # a connection refused, or reset before the answer
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.FlexibleChecksumError,
     botocore.exceptions.IncompleteReadError,
