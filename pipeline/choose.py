@@ -13,7 +13,7 @@ from pipeline.config import Config
 from pipeline.errors import Reason, SourceError
 from pipeline.packs import facts_from_json
 from pipeline.recipe import Recipe
-from pipeline.sources import SourcePlan, usable_hints
+from pipeline.sources import Previous, SourcePlan, usable_hints
 
 KINDS = ("added", "changed", "reusable", "failed before")
 _ADDED, _CHANGED, _REUSABLE, _FAILED = range(len(KINDS))
@@ -129,7 +129,14 @@ def _source_plan(
         attempts=before["attempts"] if before is not None and failed_before else 0,
         facts=None if facts is None else facts_from_json(facts),
         hints=usable_hints(row),
+        previous=_previous(before) if same_version else None,
         failure=(
             None if row["reason"] is None else SourceError(Reason(row["reason"]), row["message"])
         ),
     )
+
+
+def _previous(before: dict[str, Any] | None) -> Previous | None:
+    if before is None or before["status"] != "ok" or before["frames_actual"] is None:
+        return None
+    return Previous(before["generation"], before["window_recipe"], before["frames_actual"])

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Committer:
         contract_id: str,
         sources: Mapping[str, SourcePlan],
         commit_seconds: float,
+        carried: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.tally = Tally()
         self._manifest = manifest
@@ -69,8 +70,9 @@ class Committer:
         self._seconds = commit_seconds
         self._last = time.monotonic()
         self._open: dict[str, _Open] = {}
-        self._segments: list[dict[str, Any]] = []
+        self._segments: list[Mapping[str, Any]] = []
         self._ends: list[dict[str, Any]] = []
+        self._segments.extend(carried)
         for plan in sources.values():
             self._begin(plan)
 
@@ -158,6 +160,7 @@ class Committer:
                 "end": plan.end,
                 "version": plan.version,
                 "recipe": plan.recipe,
+                "window_recipe": plan.window_recipe,
                 "generation": plan.generation,
                 "contract_id": self._contract_id,
                 "status": status,

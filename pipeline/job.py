@@ -124,6 +124,7 @@ class _Job:
             contract.contract_id,
             plan.sources,
             self.config.run.commit_seconds,
+            plan.carried,
         )
         try:
             flops = self.execute(plan, recipe, forecast, committer)

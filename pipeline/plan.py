@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.buckets import Bucket
+from pipeline.carry import Row, carry_over
 from pipeline.catalog import Catalog, changed_columns, newest_by_source
 from pipeline.choose import choose
 from pipeline.config import Config
@@ -27,11 +28,15 @@ Prober = Callable[[Sequence[tuple[str, str | None]]], list[ProbeAnswer]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do. ``kinds`` counts the dataset's sources by what the plan found."""
+    """What a run would do. ``kinds`` counts the dataset's sources by what the plan found.
+
+    ``carried`` are rows of ``samples`` that give windows of a replaced generation to the new one.
+    """
 
     kinds: Mapping[str, int]
     standing: Mapping[str, int]
     sources: Mapping[str, SourcePlan]
+    carried: tuple[Row, ...]
     units: tuple[Unit, ...]
     removed: pa.Table
     columns: pa.Table
@@ -72,13 +77,14 @@ def make_plan(
     todo = _probe(choice.todo, recipe, probe)
     todo = [_resolve(source, recipe, run_id if overwrite else None) for source in todo]
     covered = committed_coverage(manifest, {s.generation for s in todo if s.failure is None})
-    planned = {
-        s.source_id: replace(s, coverage=covered.get(s.generation, Coverage())) for s in todo
-    }
+    todo = [replace(s, coverage=covered.get(s.generation, Coverage())) for s in todo]
+    todo, carried = carry_over(manifest, recipe, todo)
+    planned = {source.source_id: source for source in todo}
     return Plan(
         kinds=choice.kinds,
         standing=choice.standing,
         sources=planned,
+        carried=tuple(carried),
         units=tuple(make_units(config, recipe, planned.values())),
         removed=_removed(config, catalog, latest),
         columns=changed_columns(catalog, manifest.read("captions")),
@@ -109,8 +115,14 @@ def _resolve(source: SourcePlan, recipe: Recipe, rebuild: str | None) -> SourceP
         return source
     buckets = recipe.assign(*source.display_size)
     key = recipe.key(buckets, source.is_image)
-    generation = generation_id(source.source_id, source.version, key, rebuild)
-    return replace(source, buckets=buckets, recipe=key, generation=generation)
+    return replace(
+        source,
+        buckets=buckets,
+        recipe=key,
+        window_recipe=recipe.window_key(source.is_image),
+        generation=generation_id(source.source_id, source.version, key, rebuild),
+        previous=source.previous if rebuild is None else None,
+    )
 
 
 def _removed(config: Config, catalog: Catalog, latest: pa.Table) -> pa.Table:

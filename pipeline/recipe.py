@@ -60,6 +60,15 @@ class Recipe:
             return tuple(sorted(self.buckets))
         return (nearest(self.buckets, width, height),)
 
+    def window_key(self, is_image: bool) -> str:
+        """Hash of all that decides a window's numbers but for its bucket and place on the grid.
+
+        Windows of one source version with equal keys, bucket, first frame and number of real frames
+        are the same sample, whatever grids they lay on.
+        """
+        fps = None if is_image or self.fps is None else str(self.fps)
+        return stable_hash(["window", fps, self.resize, self.encoding(), self.contract.contract_id])
+
     def key(self, buckets: tuple[Bucket, ...], is_image: bool) -> str:
         """Hash of all that decides the windows of a source assigned to ``buckets``.
 

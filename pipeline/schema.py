@@ -46,6 +46,7 @@ SOURCES = pa.schema(
         ("end", pa.float64()),
         ("version", pa.string()),
         ("recipe", pa.string()),
+        ("window_recipe", pa.string()),
         ("generation", pa.string()),
         ("contract_id", pa.string()),
         ("status", pa.string()),

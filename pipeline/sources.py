@@ -18,11 +18,21 @@ HINTS = ("width", "height", "fps", "frames", "duration")
 
 
 @dataclass(frozen=True)
+class Previous:
+    """The complete generation of the same bytes that a changed recipe replaces."""
+
+    generation: str
+    window_recipe: str
+    frames_actual: int
+
+
+@dataclass(frozen=True)
 class SourcePlan:
     """One source that a run has to bring to an end.
 
     ``facts`` are None where hints say enough or the header is not read yet; ``coverage`` is what an
-    interrupted run left of the generation; ``failure`` ends the source without any work.
+    interrupted run left of the generation; ``failure`` ends the source without any work;
+    ``previous`` is a generation whose windows may be carried over.
     """
 
     source_id: str
@@ -37,10 +47,12 @@ class SourcePlan:
     facts: VideoFacts | None = None
     hints: Mapping[str, Any] = field(default_factory=dict)
     recipe: str = ""
+    window_recipe: str = ""
     generation: str = ""
     buckets: tuple[Bucket, ...] = ()
     coverage: Coverage = field(default_factory=Coverage)
     failure: SourceError | None = None
+    previous: "Previous | None" = None
 
     @property
     def file(self) -> tuple[str, str | None]:

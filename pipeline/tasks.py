@@ -3,10 +3,19 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.recipe import Recipe, segment_cap
 from pipeline.sources import SourcePlan
-from pipeline.units import ClipTask, FileTask, Unit, expected_windows, pack_units, split_ranges
+from pipeline.units import (
+    ClipTask,
+    FileTask,
+    Range,
+    Unit,
+    expected_windows,
+    pack_units,
+    split_ranges,
+)
 
 _UNITS_PER_TASK = 3
 """Units for each concurrent decode task at the least, where the plan is large enough."""
@@ -54,31 +63,41 @@ def _file_tasks(
 
 
 def _clip_tasks(config: Config, recipe: Recipe, source: SourcePlan) -> list[ClipTask]:
-    """The missing windows of one source, in pieces for different tasks.
+    """The missing windows of one source, in pieces for different tasks; buckets that lack the same
+    windows share a task.
 
     A source that keeps its own frames is one piece: nothing but decoding it from the start tells
     which frame is the n-th.
     """
     estimate = source.estimated_windows(recipe)
-    missing = source.coverage.missing(source.buckets)
-    caps = [
-        segment_cap(b, config.windows.segment_windows, config.run.pack_bytes)
-        for b in source.buckets
-    ]
-    size = max(max(caps), config.run.task_windows // max(caps) * max(caps))
     splittable = recipe.fps is not None or source.is_image
-    pieces = split_ranges(missing, estimate, size) if splittable else [list(missing)]
-    return [
-        ClipTask(
-            source_id=source.source_id,
-            generation=source.generation,
-            version=source.version,
-            start=source.start,
-            end=source.end,
-            ranges=tuple(piece),
-            buckets=source.buckets,
-            expected_size=source.display_size,
-            windows=max(1, expected_windows(piece, estimate)) * len(source.buckets),
-        )
-        for piece in pieces
-    ]
+    lacking: dict[tuple[Range, ...], list[Bucket]] = {}
+    for bucket in source.buckets:
+        lacking.setdefault(source.coverage.missing((bucket,)), []).append(bucket)
+    tasks: list[ClipTask] = []
+    for missing, buckets in lacking.items():
+        if not missing:
+            continue
+        caps = [
+            segment_cap(b, config.windows.segment_windows, config.run.pack_bytes) for b in buckets
+        ]
+        size = max(max(caps), config.run.task_windows // max(caps) * max(caps))
+        pieces = split_ranges(missing, estimate, size) if splittable else [list(missing)]
+        tasks.extend(_clip_task(source, buckets, piece, estimate) for piece in pieces)
+    return tasks
+
+
+def _clip_task(
+    source: SourcePlan, buckets: list[Bucket], piece: list[Range], estimate: int
+) -> ClipTask:
+    return ClipTask(
+        source_id=source.source_id,
+        generation=source.generation,
+        version=source.version,
+        start=source.start,
+        end=source.end,
+        ranges=tuple(piece),
+        buckets=tuple(buckets),
+        expected_size=source.display_size,
+        windows=max(1, expected_windows(piece, estimate)) * len(buckets),
+    )

@@ -105,6 +105,7 @@ def test_a_source_is_ok_when_all_windows_up_to_the_end_are_held():
         "end": None,
         "version": "v1",
         "recipe": "r",
+        "window_recipe": "w",
         "generation": "s-g",
         "contract_id": "contract",
         "status": "ok",

@@ -390,7 +390,7 @@ def test_windows_of_another_generation_do_not_count(data):
     assert clips(data.plan(windows__fps=12))[0].ranges == ((0, None),)
 
 
-def test_a_window_that_one_bucket_lacks_is_decoded_for_all(data):
+def test_a_window_is_decoded_for_the_buckets_that_lack_it(data):
     data.rows = [{"video": "/v/a.mp4"}]
     data.fields = {"buckets": BUCKETS[:2], "bucket_choice": "all"}
     source = only(data.plan())
@@ -398,7 +398,7 @@ def test_a_window_that_one_bucket_lacks_is_decoded_for_all(data):
     data.hold(source, 0, 3, WIDE)
     [clip] = clips(data.plan())
     assert clip.ranges == ((3, 5),)
-    assert clip.buckets == (SMALL, WIDE)
+    assert clip.buckets == (WIDE,)
 
 
 # ---- hints
