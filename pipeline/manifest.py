@@ -2,18 +2,23 @@
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import TableNotFoundError
 
 from pipeline.contract import CONTRACT_PATH, FORMAT_VERSION, Contract
 from pipeline.errors import UserError
+from pipeline.retry import Retry
 from pipeline.schema import TABLES
 from pipeline.storage import Store
+
+T = TypeVar("T")
 
 _TABLE_SETTINGS = {
     "delta.logRetentionDuration": "interval 3650 days",
@@ -22,6 +27,9 @@ _TABLE_SETTINGS = {
 """Snapshots pin table versions, so delta-rs must never clean the log up by itself."""
 
 SNAPSHOT_FOLDER = "snapshots"
+
+_TOKEN = "append"
+"""Key in a commit's metadata that tells whose it is."""
 
 
 def now() -> datetime.datetime:
@@ -79,7 +87,7 @@ class Manifest:
 
     def version(self, table: str) -> int | None:
         """Newest version of a table; None before its first append."""
-        found = self._open(table, None)
+        found = self._patiently(lambda: self._open(table, None))
         return None if found is None else int(found.version())
 
     def read(
@@ -90,11 +98,15 @@ class Manifest:
         where: pc.Expression | None = None,
     ) -> pa.Table:
         """Rows of a table at a version (default: newest), filtered; none before an append."""
-        found = self._open(table, version)
-        if found is None:
-            return self.empty(table) if columns is None else self.empty(table).select(list(columns))
-        dataset = found.to_pyarrow_dataset()
-        return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
+        wanted = None if columns is None else list(columns)
+
+        def read() -> pa.Table:
+            found = self._open(table, version)
+            if found is None:
+                return self.empty(table) if wanted is None else self.empty(table).select(wanted)
+            return found.to_pyarrow_dataset().to_table(columns=wanted, filter=where)
+
+        return self._patiently(read)
 
     @staticmethod
     def empty(table: str) -> pa.Table:
@@ -106,15 +118,38 @@ class Manifest:
         data = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, TABLES[table])
         if data.num_rows == 0:
             return
-        exists = self._open(table, None) is not None
-        write_deltalake(
-            self.store.table_uri(table),
-            data,
-            mode="append",
-            schema_mode="merge" if exists and table == "captions" else None,
-            configuration=None if exists else _TABLE_SETTINGS,
-            storage_options=self.store.delta_options(),
-        )
+        token = secrets.token_hex(8)
+        before: int | None = None
+
+        def write() -> None:
+            nonlocal before
+            found = self._open(table, None)
+            newest = -1 if found is None else int(found.version())
+            if before is None:
+                before = newest
+            elif any(self._holds(table, n, token) for n in range(before + 1, newest + 1)):
+                return  # an earlier attempt was committed, and its answer lost
+            write_deltalake(
+                self.store.table_uri(table),
+                data,
+                mode="append",
+                schema_mode="merge" if found is not None and table == "captions" else None,
+                configuration=None if found is not None else _TABLE_SETTINGS,
+                storage_options=self.store.delta_options(),
+                commit_properties=CommitProperties(custom_metadata={_TOKEN: token}),
+            )
+
+        self._patiently(write)
+
+    def _patiently(self, function: Callable[[], T]) -> T:
+        """Repeat what delta-rs gives up at once: a reset, a body cut short."""
+        if self.store.local:
+            return function()
+        return Retry(self.store.storage.retry_seconds).call(function)
+
+    def _holds(self, table: str, version: int, token: str) -> bool:
+        """Whether the commit of a version carries ``token``."""
+        return token.encode() in self.store.read(f"{table}/_delta_log/{version:020}.json")
 
     def append_columns(self, run_id: str, rows: pa.Table) -> None:
         """Append caption rows: source_id, revision, digest, caption, the dataset's own columns.
@@ -146,9 +181,12 @@ class Manifest:
 
     def _open(self, table: str, version: int | None) -> DeltaTable | None:
         uri, options = self.store.table_uri(table), self.store.delta_options()
-        if version is None and not DeltaTable.is_deltatable(uri, options):
+        try:
+            return DeltaTable(uri, version=version, storage_options=options)
+        except TableNotFoundError:
+            if version is not None:
+                raise
             return None
-        return DeltaTable(uri, version=version, storage_options=options)
 
     # ---- contract
 

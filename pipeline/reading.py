@@ -115,27 +115,22 @@ def _open(
     if protocol_of(uri) in S3_PROTOCOLS:
         etag = version_of(remote.details)
         if remote.size <= BLOCKS["decode"][0]:
-            remote = io.BytesIO(_read_whole(filesystem, path, etag, retry))
+            remote = io.BytesIO(_read_whole(remote, etag, retry))
         return Source(uri, remote, retry, lambda: etag)
     return Source(uri, remote, retry, lambda: version_of(retry.call(lambda: filesystem.info(path))))
 
 
-def _read_whole(filesystem: Any, path: str, etag: str, retry: Retry) -> bytes:
+def _read_whole(remote: Any, etag: str, retry: Retry) -> bytes:
     """A small S3 object, read again where its bytes are not those of the ETag.
 
     The ETag of an object put in one piece is the MD5 of its bytes. Where it is something else
-    (parts, some encryptions), two equal readings are believed, if the ETag is still the same.
-    Raises ``OSError`` when no two readings agree, ``FileExpired`` when the object was replaced.
+    (parts, some encryptions), two equal readings are believed. Raises ``OSError`` when no two
+    readings agree, ``FileExpired`` when the object was replaced.
     """
     readings: set[bytes] = set()
     for _ in range(3):
-        data: bytes = retry.call(lambda: filesystem.cat_file(path))
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() == etag:
-            return data
-        if data in readings:
-            filesystem.invalidate_cache(filesystem._parent(path))
-            if version_of(retry.call(lambda: filesystem.info(path))) != etag:
-                raise FileExpired(path, etag)
+        data: bytes = retry.call(lambda: remote._fetch_range(0, remote.size))
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() == etag or data in readings:
             return data
         readings.add(data)
     raise OSError("three readings gave three different contents")

@@ -1,6 +1,7 @@
 """Retrying what may pass: one budget for an operation, whatever layers lie below it."""
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import TypeVar
 
 import aiohttp
 import botocore.exceptions
+import botocore.parsers
 from s3fs.utils import FileExpired
 
 T = TypeVar("T")
@@ -30,19 +32,31 @@ _PASSING = (
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.FlexibleChecksumError,
     botocore.exceptions.IncompleteReadError,
+    botocore.parsers.ResponseParserError,
 )
 _PASSING_STATUS = frozenset({408, 425, 429})
+_PASSING_CODES = frozenset({"RequestTimeout", "OperationAborted", "ConditionalRequestConflict"})
+_STATUS_IN_TEXT = re.compile(r"non-2xx status code\W+(?:\x1b\[\d*m\W*)*(\d{3})\b")
+"""How delta-rs tells the status of an answer: in its message alone."""
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later: timeouts, resets, 5xx, slow-down, cut bodies."""
     if isinstance(error, aiohttp.ClientResponseError):
-        return error.status >= 500 or error.status in _PASSING_STATUS
+        return _passes(error.status)
     response = getattr(error.__cause__, "response", None)
     if isinstance(response, dict):
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-        return status >= 500 or status in _PASSING_STATUS
+        if response.get("Error", {}).get("Code") in _PASSING_CODES:
+            return True
+        return _passes(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
+    told = _STATUS_IN_TEXT.search(str(error)) if type(error) is OSError else None
+    if told is not None:
+        return _passes(int(told[1]))
     return isinstance(error, _PASSING) and not isinstance(error, _PERMANENT)
+
+
+def _passes(status: int) -> bool:
+    return status >= 500 or status in _PASSING_STATUS
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def filesystem_options(uri: str, storage: StorageConfig) -> dict[str, Any]:
         client["region_name"] = storage.region
     options: dict[str, Any] = {
         "anon": storage.anonymous,
+        "use_listings_cache": False,  # a remembered version is no version
         "client_kwargs": client,
         "config_kwargs": {
             "connect_timeout": CONNECT_TIMEOUT_S,
@@ -168,7 +169,6 @@ class Store:
     def names(self, path: str) -> list[str]:
         """Names of the files in a folder, sorted; empty when the folder does not exist."""
         filesystem, full = self._locate(path)
-        filesystem.invalidate_cache()
         try:
             found = self._retry.call(lambda: filesystem.ls(full, detail=False))
         except FileNotFoundError:
@@ -215,15 +215,10 @@ def _create_local(full: str, data: bytes) -> None:
 def _is_conflict(error: OSError) -> bool:
     """Whether a conditional create failed because the object exists.
 
-    S3 implementations answer 412 or 409; s3fs turns only some of these into ``FileExistsError``.
+    S3 implementations answer 412; s3fs turns only some of these into ``FileExistsError``.
     """
     if isinstance(error, FileExistsError):
         return True
     response = getattr(error.__cause__, "response", None) or {}
     code = response.get("Error", {}).get("Code")
-    return error.errno == errno.EINVAL and code in (
-        "PreconditionFailed",
-        "ConditionalRequestConflict",
-        "412",
-        "409",
-    )
+    return error.errno == errno.EINVAL and code in ("PreconditionFailed", "412")
