@@ -3,7 +3,7 @@
 import math
 import posixpath
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import Schema as DeltaSchema
 
-from pipeline.config import Config, StorageConfig
+from pipeline.config import Config
 from pipeline.errors import SourceError, UserError
 from pipeline.identity import source_id, stable_hash
-from pipeline.listing import read_listing
-from pipeline.reading import stat_source
-from pipeline.storage import absolute
+from pipeline.inventory import inventory_versions
+from pipeline.listing import CAPTION_NAMES, Listing, read_listing
+from pipeline.storage import Store, absolute
+from pipeline.tars import Shelf
+from pipeline.versions import find_versions
 
 _ALIASES = {
     "video": ("video", "video_path", "media_path", "path", "file_name", "url", "uri"),
-    "caption": ("caption", "text", "cap", "prompt"),
+    "caption": CAPTION_NAMES,
 }
 _HINTS = {
     "width": pa.int64(),
@@ -39,7 +41,6 @@ _KNOWN = {
     **_HINTS,
 }
 _RESERVED = frozenset({"source_id", "revision", "run_id", "digest", "committed_at"})
-_STAT_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ class Catalog:
     notes: tuple[str, ...]
 
 
-def read_catalog(config: Config) -> Catalog:
-    """List the dataset. Raises ``UserError``: unreadable, empty, missing column, duplicate ids."""
-    listing = read_listing(config.dataset, config.storage, _text_columns(config))
+def read_catalog(config: Config, *, keep: bool = False) -> Catalog:
+    """List the dataset. Raises ``UserError``: unreadable, empty, missing column, duplicate ids.
+
+    ``keep`` stores with the cache what tar files hold, so that the next run need not look.
+    """
+    shelf = Shelf(Store(config.output.uri, config.storage), keep)
+    listing = read_listing(config.dataset, config.storage, _text_columns(config), shelf)
     table = listing.table
     if config.dataset.limit is not None:
         table = table.slice(0, config.dataset.limit)
@@ -82,9 +87,8 @@ def read_catalog(config: Config) -> Catalog:
         )
     ]
     _check_unique(ids, keys, config.dataset.uri)
-    versions, pinned, reasons, messages = _versions(
-        uris, known["version"].to_pylist(), listing.from_store, config.storage
-    )
+    versions, failures, told = _versions(uris, known["version"].to_pylist(), listing, config)
+    rows = range(table.num_rows)
     sources = pa.table(
         {
             "source_id": ids,
@@ -93,15 +97,16 @@ def read_catalog(config: Config) -> Catalog:
             "start": known["start"],
             "end": known["end"],
             "version": pa.array(versions, pa.string()),
-            "pinned": pa.array(pinned, pa.bool_()),
+            "pinned": pc.or_(pc.is_null(known["version"]), listing.from_store),
             **{name: known[name] for name in _HINTS},
-            "reason": pa.array(reasons, pa.string()),
-            "message": pa.array(messages, pa.string()),
+            "reason": pa.array([_reason(failures.get(row)) for row in rows], pa.string()),
+            "message": pa.array([_message(failures.get(row)) for row in rows], pa.string()),
         }
     )
     taken = {*names.values(), "caption"}
     extra = [name for name in table.column_names if name not in taken]
-    return Catalog(sources, _user_columns(table, ids, known["caption"], extra), notes)
+    columns = _user_columns(table, ids, known["caption"], extra)
+    return Catalog(sources, columns, (*listing.notes, *notes, *told))
 
 
 def _text_columns(config: Config) -> set[str]:
@@ -192,29 +197,42 @@ def _check_unique(ids: list[str], keys: list[str], uri: str) -> None:
 
 
 def _versions(
-    uris: list[str], given: list[str | None], from_store: bool, storage: StorageConfig
-) -> tuple[list[str], list[bool], list[str | None], list[str | None]]:
-    """Version of every source: from the listing or the dataset's column, else asked in parallel."""
-    if from_store:
-        return [v or "" for v in given], [True] * len(uris), [None] * len(uris), [None] * len(uris)
-    wanted = sorted({uri for uri, version in zip(uris, given, strict=True) if version is None})
+    uris: Sequence[str], given: Sequence[str | None], listing: Listing, config: Config
+) -> tuple[list[str], Mapping[int, SourceError], tuple[str, ...]]:
+    """Version of every source, failures by row, and notes.
 
-    def ask(uri: str) -> tuple[str, SourceError | None]:
-        try:
-            return stat_source(uri, storage)[0], None
-        except SourceError as error:
-            return "", error
+    Versions come from the store's listing or the dataset's column, else from the inventory; for the
+    rest the store is asked.
+    """
+    failures = dict(listing.failures)
+    wanted = {
+        uri
+        for row, (uri, version) in enumerate(zip(uris, given, strict=True))
+        if version is None and row not in failures
+    }
+    answers: dict[str, str | SourceError] = {}
+    notes: tuple[str, ...] = ()
+    if config.dataset.inventory is not None and wanted and not listing.from_store:
+        answers |= inventory_versions(config.dataset.inventory, wanted, config.storage)
+        absent = len(wanted) - len(answers)
+        if absent:
+            notes = (f"the store is asked for {absent} videos that dataset.inventory has not",)
+    answers |= find_versions(wanted - answers.keys(), config.storage)
+    versions = []
+    for row, (uri, version) in enumerate(zip(uris, given, strict=True)):
+        answer = version if version is not None else answers.get(uri, "")
+        if isinstance(answer, SourceError):
+            failures[row] = answer
+        versions.append("" if isinstance(answer, SourceError) else answer)
+    return versions, failures, notes
 
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        answers = dict(zip(wanted, pool.map(ask, wanted), strict=True))
-    versions, pinned, reasons, messages = [], [], [], []
-    for uri, version in zip(uris, given, strict=True):
-        found, error = (version, None) if version is not None else answers[uri]
-        versions.append(found)
-        pinned.append(version is None)
-        reasons.append(None if error is None else str(error.reason))
-        messages.append(None if error is None else error.message)
-    return versions, pinned, reasons, messages
+
+def _reason(failure: SourceError | None) -> str | None:
+    return None if failure is None else str(failure.reason)
+
+
+def _message(failure: SourceError | None) -> str | None:
+    return None if failure is None else failure.message
 
 
 def _user_columns(

@@ -86,7 +86,8 @@ class DatasetConfig(_Section):
     """What is encoded: a directory or prefix, or a CSV, JSONL or Parquet list; any fsspec URI."""
 
     uri: Uri
-    format: Literal["auto", "directory", "csv", "jsonl", "parquet"] = "auto"
+    format: Literal["auto", "directory", "tar", "csv", "jsonl", "parquet"] = "auto"
+    inventory: Uri | None = None
     columns: ColumnNames = ColumnNames()
     limit: int | None = Field(default=None, gt=0)
 

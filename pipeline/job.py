@@ -172,7 +172,7 @@ class _Job:
         return wanted
 
     def list_sources(self) -> Catalog:
-        catalog = read_catalog(self.config)
+        catalog = read_catalog(self.config, keep=not self.options.plan_only)
         for note in catalog.notes:
             print(f"dataset: {note}", file=sys.stderr)
         return catalog

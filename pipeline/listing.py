@@ -1,9 +1,11 @@
-"""Datasets as tables: a directory or prefix, a CSV, a JSONL or a Parquet list."""
+"""Datasets as tables: a directory, prefix, pattern, tar files, or a CSV, JSONL or Parquet list."""
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +13,14 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from pipeline.config import DatasetConfig, StorageConfig
-from pipeline.errors import UserError
-from pipeline.storage import absolute, open_filesystem, protocol_of, version_of
+from pipeline.errors import Reason, SourceError, UserError
+from pipeline.inventory import list_inventory
+from pipeline.objects import is_pattern, keep_matching, list_files, match_files, matcher
+from pipeline.reading import stat_source
+from pipeline.retry import Retry
+from pipeline.spans import Place, member_uri
+from pipeline.storage import absolute, open_filesystem
+from pipeline.tars import Sample, Shelf, index_tars
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
@@ -20,46 +28,57 @@ VIDEO_SUFFIXES = frozenset(
 )
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))
 
+CAPTION_NAMES = ("caption", "text", "cap", "prompt")
+"""Names under which a dataset may hold its captions."""
+
 _LIST_SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+_TAR_BATCH = 64
+_CAPTION_THREADS = 16
 
 
 @dataclass(frozen=True)
 class Listing:
     """The dataset's rows as they stand, one per source.
 
-    A directory (``from_store``) has the columns ``video``, ``version`` and, from sidecar ``.txt``
-    files where there are any, ``caption``; a list has its own columns.
+    A directory, a pattern and tar files (``from_store``) have the columns ``video``, ``version``
+    (null where it is still to be asked for) and, where there are any, ``caption``; tar files also
+    have the keys of their samples' json; a list has its own columns. ``failures`` are rows that
+    cannot be encoded.
     """
 
     table: pa.Table
     from_store: bool
+    failures: Mapping[int, SourceError] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_listing(
-    dataset: DatasetConfig, storage: StorageConfig, text_columns: Collection[str]
+    dataset: DatasetConfig,
+    storage: StorageConfig,
+    text_columns: Collection[str],
+    shelf: Shelf | None = None,
 ) -> Listing:
     """Read a dataset. Raises ``UserError``: it does not exist, cannot be read, or is empty.
 
-    ``text_columns`` are read as text where a CSV leaves the type open.
+    ``text_columns`` are read as text where a CSV leaves the type open; ``shelf`` keeps what tar
+    files hold.
     """
     uri = absolute(dataset.uri)
-    kind: str = dataset.format
-    if kind == "auto":
-        kind = _LIST_SUFFIXES.get(PurePosixPath(uri).suffix.lower(), "directory")
+    kind = dataset.format
     try:
+        if kind == "auto":
+            kind = _kind_of(uri)
         if kind == "directory":
-            table = _read_directory(uri, storage)
+            listing = _read_directory(dataset, uri, storage)
+        elif kind == "tar":
+            listing = _read_tars(dataset, uri, storage, shelf)
         else:
-            filesystem, path = open_filesystem(uri, storage)
-            data = filesystem.cat_file(path)
-            if kind == "csv":
-                table = _read_csv(data, uri, text_columns)
-            else:
-                table = (_read_jsonl if kind == "jsonl" else _read_parquet)(data, uri)
+            listing = Listing(_read_list(uri, kind, storage, text_columns), from_store=False)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"dataset.uri {uri}: there is nothing; name a directory, "
-            "or a .csv, .jsonl or .parquet list"
+            f"dataset.uri {uri}: there is nothing; name a directory, a pattern, "
+            "a .tar file, or a .csv, .jsonl or .parquet list"
         ) from error
     except IsADirectoryError as error:
         raise UserError(
@@ -71,50 +90,90 @@ def read_listing(
         raise UserError(
             f"dataset.uri {uri} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    if table.num_rows == 0:
+    if listing.table.num_rows == 0:
         raise UserError(f"dataset.uri {uri} holds no videos or images; check the path and format")
-    return Listing(table, from_store=kind == "directory")
+    return listing
 
 
-def _read_directory(uri: str, storage: StorageConfig) -> pa.Table:
-    filesystem, root = open_filesystem(uri, storage)
-    if filesystem.isfile(root):
-        known = ", ".join(_LIST_SUFFIXES)
+def _kind_of(uri: str) -> Any:
+    name = PurePosixPath(uri).name.lower()
+    if name.endswith(".tar"):
+        return "tar"
+    return _LIST_SUFFIXES.get(PurePosixPath(name).suffix, "directory")
+
+
+def _read_list(
+    uri: str, kind: str, storage: StorageConfig, text_columns: Collection[str]
+) -> pa.Table:
+    filesystem, path = open_filesystem(uri, storage)
+    data = Retry(storage.retry_seconds).call(lambda: filesystem.cat_file(path))
+    if kind == "csv":
+        return _read_csv(data, uri, text_columns)
+    return (_read_jsonl if kind == "jsonl" else _read_parquet)(data, uri)
+
+
+def _find_files(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> pa.Table:
+    """Files of a prefix or pattern, as the store lists them or its inventory did."""
+    pattern = is_pattern(uri, storage)
+    if dataset.inventory is None:
+        return match_files(uri, storage) if pattern else list_files(uri, storage)
+    scheme, _, path = uri.partition("://")
+    begin = min((uri.index(c) for c in "*?[" if c in uri), default=len(uri))
+    prefix = uri[:begin] if pattern else uri.rstrip("/") + "/"
+    found = list_inventory(dataset.inventory, prefix, storage)
+    if found.num_rows == 0:
         raise UserError(
-            f"dataset.uri {uri} is a file, not a directory; lists end in {known}, "
-            "or set dataset.format"
+            f"dataset.inventory {dataset.inventory} lists nothing below dataset.uri {uri}; name "
+            "the inventory of this bucket, or remove dataset.inventory"
         )
-    found = filesystem.find(root, detail=True)
-    prefix = "" if protocol_of(uri) == "file" else f"{protocol_of(uri)}://"
-    captions = {
-        str(PurePosixPath(path).with_suffix("")): path for path in found if path.endswith(".txt")
-    }
-    rows = [
-        {
-            "video": path if "://" in path else prefix + path,
-            "version": version_of(info),
-            "_sidecar": captions.get(_stem(path)),
-        }
-        for path, info in sorted(found.items())
-        if PurePosixPath(path).suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES
-        and info.get("type", "file") == "file"
-    ]
-    sidecars = [row["_sidecar"] for row in rows if row["_sidecar"] is not None]
-    texts = filesystem.cat(sidecars) if sidecars else {}
-    if isinstance(texts, bytes):
-        texts = {sidecars[0]: texts}
-    table = pa.Table.from_pylist(
-        [{name: row[name] for name in ("video", "version")} for row in rows],
-        pa.schema([("video", pa.string()), ("version", pa.string())]),
-    )
-    if sidecars:
-        lines = [_text(texts[s], s) if (s := row["_sidecar"]) else None for row in rows]
-        table = table.append_column("caption", pa.array(lines, pa.string()))
-    return table
+    return keep_matching(found, scheme, matcher(path)) if pattern else found
 
 
-def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
+def _read_directory(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> Listing:
+    if uri.lower().endswith(_COMPRESSED):
+        raise UserError(
+            f"dataset.uri {uri} is compressed, so that no video can be read by itself; uncompress "
+            "it to a .tar file"
+        )
+    files = _find_files(dataset, uri, storage)
+    media = files.filter(_has_suffix(files["uri"], VIDEO_SUFFIXES | IMAGE_SUFFIXES))
+    if media.num_rows == 0 and files.num_rows:
+        tars = int(pc.sum(_has_suffix(files["uri"], frozenset({".tar"}))).as_py() or 0)
+        remedy = "set dataset.format: tar" if tars else "check the path and format"
+        raise UserError(
+            f"dataset.uri {uri} holds no videos or images, but {files.num_rows} other files"
+            f"{f', {tars} of them .tar' if tars else ''}; {remedy}"
+        )
+    table = media.rename_columns(["video", "version"])
+    texts = files["uri"].filter(pc.ends_with(files["uri"], ".txt"))
+    at = pc.index_in(_stems(media["uri"]), _stems(texts).combine_chunks())
+    sidecars = texts.take(at).to_pylist()
+    if any(sidecars):
+        table = table.append_column("caption", pa.array(_read_texts(sidecars, storage)))
+    return Listing(table, from_store=True)
+
+
+def _has_suffix(uris: pa.ChunkedArray, suffixes: frozenset[str]) -> pa.ChunkedArray:
+    known = "|".join(sorted(suffix[1:] for suffix in suffixes))
+    return pc.match_substring_regex(uris, rf"[^/]\.({known})$", ignore_case=True)
+
+
+def _stems(uris: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.replace_substring_regex(uris, r"\.[^./]*$", "")
+
+
+def _read_texts(uris: Sequence[str | None], storage: StorageConfig) -> list[str | None]:
+    """The caption files of sources; None where a source has none."""
+    retry = Retry(storage.retry_seconds)
+
+    def read(uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        filesystem, path = open_filesystem(uri, storage)
+        return _text(retry.call(lambda: filesystem.cat_file(path)), uri)
+
+    with ThreadPoolExecutor(_CAPTION_THREADS) as pool:
+        return list(pool.map(read, uris))
 
 
 def _text(data: bytes, path: str) -> str:
@@ -122,6 +181,85 @@ def _text(data: bytes, path: str) -> str:
         return data.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise UserError(f"the caption file {path} is not UTF-8 text: {error}") from error
+
+
+def _read_tars(
+    dataset: DatasetConfig, uri: str, storage: StorageConfig, shelf: Shelf | None
+) -> Listing:
+    tars = _find_tars(dataset, uri, storage)
+    rows: list[tuple[str, str, Sample]] = []
+    notes: dict[str, None] = {}
+    for first in range(0, len(tars), _TAR_BATCH):
+        batch = tars[first : first + _TAR_BATCH]
+        indexes = index_tars(batch, VIDEO_SUFFIXES | IMAGE_SUFFIXES, storage, shelf)
+        for (tar, version), index in zip(batch, indexes, strict=True):
+            rows += [(tar, version, sample) for sample in index.samples]
+            if index.note is not None:
+                notes[f"{tar} {index.note}"] = None
+        if dataset.limit is not None and len(rows) >= dataset.limit:
+            break
+    failures = {
+        row: SourceError(Reason(sample.reason), sample.message or "")
+        for row, (_, _, sample) in enumerate(rows)
+        if sample.reason is not None
+    }
+    columns = _columns([_row(dataset, *row, notes=notes) for row in rows], uri)
+    return Listing(columns, True, failures, tuple(notes))
+
+
+def _find_tars(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> list[tuple[str, str]]:
+    """Tar files as (URI, version)."""
+    pattern = is_pattern(uri, storage)
+    if not pattern and uri.lower().endswith(".tar"):
+        files = None
+        if dataset.inventory is not None:
+            found = list_inventory(dataset.inventory, uri, storage)
+            files = found.filter(pc.equal(found["uri"], uri))
+        if files is None or files.num_rows == 0:
+            return [(uri, _version(uri, storage))]
+    else:
+        files = _find_files(dataset, uri, storage)
+        if not pattern:
+            files = files.filter(_has_suffix(files["uri"], frozenset({".tar"})))
+    return [
+        (tar, version if version is not None else _version(tar, storage))
+        for tar, version in zip(files["uri"].to_pylist(), files["version"].to_pylist(), strict=True)
+    ]
+
+
+def _version(uri: str, storage: StorageConfig) -> str:
+    try:
+        return stat_source(uri, storage)[0]
+    except SourceError as error:
+        raise UserError(f"dataset.uri {uri} cannot be read: {error.message}") from error
+
+
+def _row(
+    dataset: DatasetConfig, tar: str, version: str, sample: Sample, notes: dict[str, None]
+) -> dict[str, Any]:
+    """A sample as a row: the keys of its json, but ``video`` and ``version`` are the tar file's.
+
+    Unless a column is configured for them, captions go into one column, whatever their key: that of
+    the json before the text.
+    """
+    row = dict(sample.columns)
+    for name in ("video", "version"):
+        if name in row:
+            del row[name]
+            notes[f"the key {name!r} of json members is left out: the tar file gives it"] = None
+    if dataset.columns.caption is None:
+        key = next((n for n in CAPTION_NAMES if row.get(n) is not None), None)
+        caption = sample.text if key is None else row.pop(key)
+    else:
+        caption = row.pop("caption", sample.text)
+    place = Place(tar, version, sample.offset, sample.size)
+    whole = not sample.member
+    return {
+        "video": tar if whole else member_uri(sample.member, tar),
+        "version": version if whole else place.version,
+        **({} if caption is None else {"caption": caption}),
+        **row,
+    }
 
 
 def _read_csv(data: bytes, uri: str, text_columns: Collection[str]) -> pa.Table:
@@ -135,11 +273,11 @@ def _read_csv(data: bytes, uri: str, text_columns: Collection[str]) -> pa.Table:
     except pa.ArrowInvalid as error:
         raise UserError(f"dataset.uri {uri} is not a CSV with a header line: {error}") from error
     # Text is null where nothing stands, quoted or not, and not where `NA` or `null` stands.
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
+    for index, column in enumerate(table.schema):
+        if pa.types.is_string(column.type):
             text = table.column(index)
             none = pa.scalar(None, pa.string())
-            table = table.set_column(index, field, pc.if_else(pc.equal(text, ""), none, text))
+            table = table.set_column(index, column, pc.if_else(pc.equal(text, ""), none, text))
     return table
 
 
@@ -155,6 +293,10 @@ def _read_jsonl(data: bytes, uri: str) -> pa.Table:
         if not isinstance(row, dict):
             raise UserError(f"dataset.uri {uri}, line {number} is not a JSON object of columns")
         rows.append(row)
+    return _columns(rows, uri)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], uri: str) -> pa.Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {}
     for name in names:

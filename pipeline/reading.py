@@ -15,6 +15,7 @@ from s3fs.utils import FileExpired
 from pipeline.config import StorageConfig
 from pipeline.errors import Reason, SourceError, UserError
 from pipeline.retry import Retry
+from pipeline.spans import Place, find_place, span_of
 from pipeline.storage import S3_PROTOCOLS, open_filesystem, protocol_of, version_of
 
 Purpose = Literal["probe", "decode"]
@@ -78,16 +79,18 @@ def open_source(
     """Open a source for reading, as a context manager.
 
     ``version`` is the version that the plan saw in the store, or None where the dataset's own
-    column gave it. Raises ``SourceError``: missing, unreadable, empty_file, or source_changed when
-    the store's version is another one now.
+    column gave it; the version of a tar file's member also says which bytes of the tar file it is.
+    Raises ``SourceError``: missing, unreadable, empty_file, or source_changed when the store's
+    version is another one now.
     """
+    place = find_place(uri, version)
     with contextlib.ExitStack() as stack:
         try:
-            source = _open(uri, storage, purpose, stack)
+            source = _open(uri if place is None else place.tar, storage, purpose, stack, place)
         except Exception as error:  # each store's client raises errors of its own
             raise source_error(uri, error) from error
         if version is not None:
-            source.expect(version)
+            source.expect(version if place is None else place.tar_version)
         if source.seek(0, io.SEEK_END) == 0:
             raise SourceError(Reason.EMPTY_FILE, f"{uri} has no bytes")
         source.seek(0)
@@ -95,7 +98,11 @@ def open_source(
 
 
 def _open(
-    uri: str, storage: StorageConfig, purpose: Purpose, stack: contextlib.ExitStack
+    uri: str,
+    storage: StorageConfig,
+    purpose: Purpose,
+    stack: contextlib.ExitStack,
+    place: Place | None,
 ) -> Source:
     retry = Retry(storage.retry_seconds)
     filesystem, path = open_filesystem(uri, storage)
@@ -106,7 +113,8 @@ def _open(
             found = os.fstat(local.fileno())
             return version_of({"size": found.st_size, "mtime": found.st_mtime})
 
-        return Source(uri, local, retry, local_version)
+        part = local if place is None else span_of(local, place, *BLOCKS[purpose])
+        return Source(uri, part, retry, local_version)
     block, count = BLOCKS[purpose]
     kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": count}}
     remote = stack.enter_context(
@@ -114,9 +122,15 @@ def _open(
     )
     if protocol_of(uri) in S3_PROTOCOLS:
         etag = version_of(remote.details)
-        if remote.size <= BLOCKS["decode"][0]:
+        if place is not None:
+            # A small member is one request, as a small object is.
+            whole = place.size <= BLOCKS["decode"][0]
+            remote = span_of(remote, place, max(1, place.size) if whole else block, count)
+        elif remote.size <= BLOCKS["decode"][0]:
             remote = io.BytesIO(_read_whole(remote, etag, retry))
         return Source(uri, remote, retry, lambda: etag)
+    if place is not None:
+        remote = span_of(remote, place, block, count)
     return Source(uri, remote, retry, lambda: version_of(retry.call(lambda: filesystem.info(path))))
 
 

@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.manifest import Manifest
 from pipeline.reading import open_source
 from pipeline.recipe import Recipe
+from pipeline.spans import find_place
 from pipeline.video.decode import ClipRequest, FrameRecipe, Segment, Target, decode_clips
 from pipeline.video.limits import DecodeLimits
 from pipeline.weights import load_vae
@@ -70,7 +71,9 @@ def _frames_of(
         targets=(Target(Bucket.parse(str(sample["bucket"])), 1),),
     )
     frames = FrameRecipe(recipe.fps, recipe.grid, recipe.resize, recipe.filter)
-    with open_source(str(source["uri"]), None, config.storage) as file:
+    uri, version = str(source["uri"]), str(source["version"])
+    wanted = None if find_place(uri, version) is None else version  # says where in its tar it is
+    with open_source(uri, wanted, config.storage) as file:
         for found in decode_clips(file, [request], frames, DecodeLimits()):
             if isinstance(found, Segment):
                 return np.array(found.frames[0])

@@ -11,6 +11,7 @@ from pipeline.coverage import Coverage
 from pipeline.errors import SourceError
 from pipeline.listing import IMAGE_SUFFIXES
 from pipeline.recipe import Recipe
+from pipeline.spans import name_of
 from pipeline.video.facts import VideoFacts
 
 HINTS = ("width", "height", "fps", "frames", "duration")
@@ -77,7 +78,7 @@ class SourcePlan:
         Never of an image: time has no part in its recipe, and columns do not tell images apart.
         """
         hints = self.hints
-        image = PurePosixPath(self.uri).suffix.lower() in IMAGE_SUFFIXES
+        image = PurePosixPath(name_of(self.uri)).suffix.lower() in IMAGE_SUFFIXES
         if image or not {"width", "height"} <= hints.keys():
             return False
         if recipe.fps is None:
