@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,15 @@ class Committer:
         sources: Mapping[str, SourcePlan],
         commit_seconds: float,
         carried: Sequence[Mapping[str, Any]] = (),
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
+        """``guard`` is called before each commit; it raises when this run may not go on."""
         self.tally = Tally()
         self._manifest = manifest
         self._run_id = run_id
         self._contract_id = contract_id
         self._seconds = commit_seconds
+        self._guard = guard
         self._last = time.monotonic()
         self._open: dict[str, _Open] = {}
         self._segments: list[Mapping[str, Any]] = []
@@ -177,6 +180,8 @@ class Committer:
 
     def commit(self) -> None:
         """Append what has been gathered: first the segments, then the ended sources."""
+        if self._segments or self._ends:
+            self._guard()
         at = now()
         stamp = {"run_id": self._run_id, "committed_at": at}
         segments = [

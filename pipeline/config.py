@@ -83,7 +83,7 @@ class ColumnNames(_Section):
 
 
 class DatasetConfig(_Section):
-    """What is encoded: a directory or prefix, or a CSV, JSONL or Parquet list; any fsspec URI."""
+    """What is encoded: a directory, prefix or pattern, tar files, or a list; any fsspec URI."""
 
     uri: Uri
     format: Literal["auto", "directory", "tar", "csv", "jsonl", "parquet"] = "auto"
@@ -198,6 +198,7 @@ class RunConfig(_Section):
     task_windows: int = Field(default=96, ge=1)
     commit_seconds: float = Field(default=30, ge=0)
     shard_seconds: float = Field(default=300, gt=0)
+    publish_seconds: float | None = Field(default=None, gt=0)
     object_store_bytes: Annotated[ByteSize | None, BeforeValidator(_parse_bytes)] = None
     num_cpus: int | None = Field(default=None, ge=1)
     num_gpus: int | None = Field(default=None, ge=0)

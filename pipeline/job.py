@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -17,8 +17,9 @@ from pipeline.commit import Committer
 from pipeline.config import Config
 from pipeline.contract import Contract, ContractError
 from pipeline.forecast import Forecast, make_forecast, packs_per_shard
+from pipeline.leases import LeaseLostError, Leases
 from pipeline.manifest import Manifest, now
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan, ProbeAnswer, make_plan
 from pipeline.recipe import Recipe
 from pipeline.report import (
     ProgressLine,
@@ -61,8 +62,13 @@ def run_job(config: Config, options: JobOptions) -> int:
     Prints the plan and a summary, last the run's JSON object, to stdout; progress goes to stderr.
     Raises ``UserError`` when the run cannot start.
     """
-    with _runner(config) as runner, _sigterm_raises():
-        return _Job(config, options, runner).run()
+    try:
+        with _runner(config) as runner, _sigterm_raises():
+            return _Job(config, options, runner).run()
+    except Terminated:
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -104,19 +110,33 @@ class _Job:
         self.options = options
         self.runner = runner
         self.run_id = new_run_id()
-        self.started = time.monotonic()
+        self.started = self.published = time.monotonic()
         self.manifest = Manifest(Store(config.output.uri, config.storage))
+        self.probed: dict[tuple[str, str | None], ProbeAnswer] = {}
 
     def run(self) -> int:
         contract = self.check_contract()
         recipe = Recipe.from_config(self.config, contract)
         catalog = self.list_sources()
+        seen = self.manifest.versions()
         plan = self.plan(catalog, recipe)
         forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
         print(plan_text(plan, forecast), flush=True)
         if self.options.plan_only:
             print(plan_json(plan, forecast), flush=True)
             return EXIT_DONE
+        with Leases(self.manifest.store, self.run_id) as leases:
+            if plan.changes_anything:
+                leases.take(plan.ranges, self.tell_of_waiting)
+                if self.manifest.versions() != seen:  # another run was at work meanwhile
+                    plan = self.plan(catalog, recipe)
+                    forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
+            return self.work(contract, recipe, plan, forecast, leases)
+
+    def work(
+        self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast, leases: Leases
+    ) -> int:
+        """Everything that changes the cache; returns the exit code."""
         self.begin(contract, plan)
         committer = Committer(
             self.manifest,
@@ -125,6 +145,7 @@ class _Job:
             plan.sources,
             self.config.run.commit_seconds,
             plan.carried,
+            leases.check,
         )
         try:
             flops = self.execute(plan, recipe, forecast, committer)
@@ -132,6 +153,8 @@ class _Job:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, flops=None)
             return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        except LeaseLostError:
+            raise
         except BaseException:
             committer.commit()
             raise
@@ -177,6 +200,15 @@ class _Job:
             print(f"dataset: {note}", file=sys.stderr)
         return catalog
 
+    def tell_of_waiting(self, name: str, holder: str) -> None:
+        print(f"waiting for run {holder}, which holds range {name} of the sources", file=sys.stderr)
+
+    def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+        """Probe files, each once a run however often it plans."""
+        unknown = [file for file in files if file not in self.probed]
+        self.probed.update(zip(unknown, self.runner.probe(unknown), strict=True))
+        return [self.probed[file] for file in files]
+
     def plan(self, catalog: Catalog, recipe: Recipe) -> Plan:
         return make_plan(
             self.config,
@@ -184,7 +216,7 @@ class _Job:
             self.manifest,
             recipe,
             self.run_id,
-            self.runner.probe,
+            self.probe,
             overwrite=self.options.overwrite,
             retry_failed=self.options.retry_failed,
         )
@@ -208,9 +240,22 @@ class _Job:
             for written in self.runner.run(plan.units, recipe, packs):
                 committer.add(written)
                 progress.update(committer.tally)
+                self.publish_now_and_then(recipe.contract, committer)
         seconds = time.monotonic() - begun
         share = committer.tally.windows / max(forecast.windows, 1)
         return forecast.flop * share / seconds / self.config.run.encoders or None
+
+    def publish_now_and_then(self, contract: Contract, committer: Committer) -> None:
+        """Publish what is complete so far, every ``run.publish_seconds``."""
+        every = self.config.run.publish_seconds
+        if (
+            self.options.overwrite
+        ):  # the next snapshot may keep another contract: whole or not at all
+            return
+        if every is not None and time.monotonic() - self.published >= every:
+            committer.commit()
+            self.manifest.publish(self.run_id, contract)
+            self.published = time.monotonic()
 
     def finish(
         self,

@@ -233,7 +233,7 @@ class Manifest:
         When nothing that a reader sees changed since the newest snapshot, that one is returned.
         """
         while True:
-            tables = self._versions()
+            tables = self.versions()
             numbers = self.snapshot_numbers()
             if numbers:
                 newest = self.snapshot(numbers[-1])
@@ -245,7 +245,8 @@ class Manifest:
             if self.store.create(f"{SNAPSHOT_FOLDER}/{number}.json", snapshot.to_json().encode()):
                 return snapshot
 
-    def _versions(self) -> dict[str, int]:
+    def versions(self) -> dict[str, int]:
+        """Newest version of every table that has one."""
         # `sources` before `samples`, which is appended first: no source is seen without segments.
         newest = {name: self.version(name) for name in ("captions", "sources", "samples", "runs")}
         return {name: version for name, version in newest.items() if version is not None}

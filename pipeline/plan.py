@@ -14,6 +14,7 @@ from pipeline.choose import choose
 from pipeline.config import Config
 from pipeline.coverage import Coverage, committed_coverage
 from pipeline.errors import SourceError
+from pipeline.leases import range_of
 from pipeline.manifest import Manifest
 from pipeline.recipe import Recipe, generation_id
 from pipeline.sources import SourcePlan
@@ -41,6 +42,17 @@ class Plan:
     removed: pa.Table
     columns: pa.Table
     total: int
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether a run would change what readers see."""
+        return bool(self.sources or self.removed.num_rows or self.columns.num_rows)
+
+    @property
+    def ranges(self) -> set[str]:
+        """Ranges of the source hash that a run would change (``pipeline.leases``)."""
+        ids = [*self.sources, *self.removed["source_id"].to_pylist()]
+        return {range_of(i) for i in [*ids, *self.columns["source_id"].to_pylist()]}
 
     @property
     def windows(self) -> Counter[Bucket]:

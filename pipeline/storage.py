@@ -166,6 +166,12 @@ class Store:
             raise
         return True
 
+    def delete(self, path: str) -> None:
+        """Remove a file; a missing one is no error."""
+        filesystem, full = self._locate(path)
+        with contextlib.suppress(FileNotFoundError):
+            self._retry.call(lambda: filesystem.rm_file(full))
+
     def names(self, path: str) -> list[str]:
         """Names of the files in a folder, sorted; empty when the folder does not exist."""
         filesystem, full = self._locate(path)

@@ -1,0 +1,69 @@
+"""The command line that the jobs share: parse, configure, run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pipeline.config import load_config
+from pipeline.errors import UserError
+from pipeline.job import EXIT_USAGE, JobOptions, run_job
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse exits with 2, which here means failed sources; usage errors exit with 1."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and the mistake; exit with 1."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"error: {message}\n")
+
+
+def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of a run. ``description`` is a job's docstring, shown as it stands."""
+    parser = Parser(
+        prog=name,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what")
+    what.add_argument("--config", metavar="YAML", required=True, help="configuration file")
+    what.add_argument("--dataset", metavar="URI", help="overrides dataset.uri")
+    what.add_argument("--output", metavar="URI", help="overrides output.uri")
+    what.add_argument("--limit", metavar="N", type=int, help="the first N sources only")
+    what.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override any key, e.g. --set windows.fps=24; may be repeated",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    how.add_argument(
+        "--overwrite", action="store_true", help="encode everything anew, also under a new contract"
+    )
+    how.add_argument(
+        "--retry-failed", action="store_true", help="try all failed sources again, whatever failed"
+    )
+    return parser
+
+
+def run_from_command_line(
+    name: str, description: str | None, arguments: Sequence[str] | None
+) -> int:
+    """Parse, configure, run; returns the exit code."""
+    args = make_parser(name, description).parse_args(arguments)
+    fields: dict[str, Any] = {
+        "dataset.uri": args.dataset,
+        "output.uri": args.output,
+        "dataset.limit": args.limit,
+    }
+    try:
+        given = {key: value for key, value in fields.items() if value is not None}
+        config = load_config(args.config, args.set, given)
+        return run_job(config, JobOptions(args.plan, args.overwrite, args.retry_failed))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
