@@ -1,0 +1,247 @@
+"""Keep a cache: look at its snapshots, tag and restore them, delete what is unneeded, tidy up.
+
+Examples:
+  python jobs/maintain_cache.py history s3://bucket/latents
+  python jobs/maintain_cache.py tag s3://bucket/latents release-1 --snapshot 12
+  python jobs/maintain_cache.py restore s3://bucket/latents 11
+  python jobs/maintain_cache.py compact output/demo --apply
+  python jobs/maintain_cache.py vacuum output/demo --keep-snapshots 5 --keep-days 30 --apply
+
+compact and vacuum tell what they would do, and do it with --apply only. Credentials come from the
+environment. Exit codes: 0 done; 1 usage, or it cannot be done.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.config import ByteSize, StorageConfig
+from pipeline.errors import UserError
+from pipeline.leases import RANGES, Leases
+from pipeline.maintain import text
+from pipeline.maintain.compact import compact, plan_compaction
+from pipeline.maintain.history import history
+from pipeline.maintain.republish import new_maintenance_id
+from pipeline.maintain.restore import restore
+from pipeline.maintain.tags import delete_tag, set_tag
+from pipeline.maintain.vacuum import Keep, plan_vacuum, vacuum
+from pipeline.manifest import Manifest
+from pipeline.shards import ShardError
+from pipeline.storage import Store
+
+EXIT_DONE = 0
+EXIT_USAGE = 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse exits with 2 on usage errors; the jobs exit with 1."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"error: {message}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = _Parser(
+        prog="maintain_cache.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, about: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+        added.add_argument("uri", metavar="URI", help="root of the cache: a path or s3://…")
+        return added
+
+    found = command("history", "the published snapshots, and what each changed")
+    found.add_argument("--json", action="store_true", help="a line of JSON for each")
+
+    found = command("tag", "name a snapshot; vacuum keeps it")
+    found.add_argument("name", metavar="NAME", help="1 to 64 of A-Z a-z 0-9 . _ -")
+    found.add_argument("--snapshot", metavar="N", type=int, help="default: the newest")
+    either = found.add_mutually_exclusive_group()
+    either.add_argument("--force", action="store_true", help="move a tag that exists")
+    either.add_argument("--delete", action="store_true", help="remove the tag")
+
+    found = command("restore", "publish an earlier snapshot's state as the newest")
+    found.add_argument("snapshot", metavar="N", type=int)
+
+    found = command("vacuum", "delete what no snapshot that stays needs")
+    found.add_argument(
+        "--keep-snapshots", metavar="K", type=_count, help="the newest K stay (default: all)"
+    )
+    found.add_argument(
+        "--keep-days", metavar="D", type=_amount, help="those younger than D days stay"
+    )
+    found.add_argument(
+        "--grace-hours",
+        metavar="H",
+        type=_amount,
+        default=24.0,
+        help="younger files stay: a run may be about to commit them (default: 24)",
+    )
+    found.add_argument("--list", action="store_true", help="name every file")
+    found.add_argument("--apply", action="store_true", help="do it; without, only tell")
+
+    found = command("compact", "merge small shards, and small files of the tables")
+    found.add_argument(
+        "--target-bytes", metavar="SIZE", type=_size, default="256MB", help="default: 256MB"
+    )
+    found.add_argument(
+        "--min-fill",
+        metavar="SHARE",
+        type=_share,
+        default=0.5,
+        help="shards below this share of the target are small (default: 0.5)",
+    )
+    found.add_argument("--apply", action="store_true", help="do it; without, only tell")
+
+    for each in commands.choices.values():
+        store = each.add_argument_group("S3-compatible stores")
+        store.add_argument("--endpoint-url", metavar="URL", help="default: AWS_ENDPOINT_URL")
+        store.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
+    return value
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 10**6:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to a million")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
+    return value
+
+
+def _size(text: str) -> int:
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: write a number of bytes, or e.g. 64MiB or 1GB"
+        ) from error
+
+
+Guard = Callable[[], None]
+"""Called before each write; raises when another run took the cache over."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and carry out one command; returns the exit code."""
+    args = make_parser().parse_args(arguments)
+    try:
+        manifest = Manifest(Store(args.uri, _storage(args)))
+        if manifest.contract() is None:
+            raise UserError(f"{manifest.store.uri}: there is no cache here; check the URI")
+        _run(manifest, args)
+    except (UserError, ShardError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return EXIT_DONE
+
+
+def _storage(args: argparse.Namespace) -> StorageConfig:
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return StorageConfig(
+        endpoint_url=args.endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None,
+        region=args.region or region or None,
+    )
+
+
+def _run(manifest: Manifest, args: argparse.Namespace) -> None:
+    if args.command == "history":
+        _history(manifest, args)
+    elif args.command == "tag":
+        _tag(manifest, args)
+    elif args.command != "restore" and not args.apply:
+        _tell(manifest, args)
+    else:
+        with Leases(manifest.store, new_maintenance_id(args.command)) as leases:
+            leases.take(RANGES, _tell_of_waiting)
+            _CHANGING[args.command](manifest, args, leases.check)
+
+
+def _tell_of_waiting(name: str, holder: str) -> None:
+    print(f"waiting for run {holder}, which holds range {name} of the sources", file=sys.stderr)
+
+
+def _history(manifest: Manifest, args: argparse.Namespace) -> None:
+    entries = list(history(manifest))
+    if args.json:
+        for entry in entries:
+            print(json.dumps(entry.to_json()))
+    else:
+        print(text.history_table(entries))
+
+
+def _tag(manifest: Manifest, args: argparse.Namespace) -> None:
+    if args.delete:
+        tag = delete_tag(manifest, args.name)
+        print(f"tag {tag.name} is removed; snapshot {tag.snapshot} stays until a vacuum drops it")
+        return
+    tag = set_tag(manifest, args.name, args.snapshot, force=args.force)
+    print(f"tag {tag.name} names snapshot {tag.snapshot}")
+
+
+def _tell(manifest: Manifest, args: argparse.Namespace) -> None:
+    """What compact or vacuum would do."""
+    if args.command == "vacuum":
+        planned = plan_vacuum(manifest, _keep(args), _grace(args))
+        print(text.vacuum_text(planned, every_file=args.list, done=False))
+    else:
+        plan = plan_compaction(manifest, args.target_bytes, args.min_fill)
+        print(text.compaction_text(plan, None))
+
+
+def _restore(manifest: Manifest, args: argparse.Namespace, guard: Guard) -> None:
+    guard()
+    snapshot = restore(manifest, args.snapshot)
+    print(
+        f"published snapshot {snapshot.number}, equal to snapshot {args.snapshot}. The next "
+        "refresh brings the dataset's state again: change the dataset first, or tag this snapshot "
+        "and pin it in training"
+    )
+
+
+def _vacuum(manifest: Manifest, args: argparse.Namespace, guard: Guard) -> None:
+    done = vacuum(manifest, _keep(args), _grace(args), guard)
+    print(text.vacuum_text(done, every_file=args.list, done=True))
+
+
+def _compact(manifest: Manifest, args: argparse.Namespace, guard: Guard) -> None:
+    done = compact(manifest, args.target_bytes, args.min_fill, guard)
+    print(text.compaction_text(done.plan, done))
+
+
+def _keep(args: argparse.Namespace) -> Keep:
+    return Keep(args.keep_snapshots, args.keep_days)
+
+
+def _grace(args: argparse.Namespace) -> datetime.timedelta:
+    return datetime.timedelta(hours=args.grace_hours)
+
+
+_CHANGING = {"restore": _restore, "vacuum": _vacuum, "compact": _compact}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Reading whole segments out of shards: consecutive rows, by range."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.contract import Contract
+from pipeline.shards import ROW_GROUP_ROWS, ShardError
+from pipeline.storage import Store
+
+Tensors = dict[str, np.ndarray]
+
+_HEADER_GUESS = 64 * 1024
+_HEADER_LIMIT = 100 * 2**20
+
+
+def read_spans(
+    store: Store, path: str, spans: Sequence[tuple[int, int]], contract: Contract
+) -> Iterator[Tensors]:
+    """The tensors of rows ``[first, first + count)`` for each of ``spans``.
+
+    Each is ``[count, t, C, h, w]``; one range is read for it (in Parquet, its row groups). Raises
+    ``ShardError`` when the shard is missing or damaged.
+    """
+    try:
+        if path.endswith(".safetensors"):
+            yield from _safetensors(store, path, spans, contract)
+        else:
+            yield from _parquet(store, path, spans, contract)
+    except GeneratorExit:
+        raise
+    except FileNotFoundError as error:
+        raise ShardError(f"{store.uri}/{path} is missing; encode again with --overwrite") from error
+    except Exception as error:  # damaged bytes break a parser in any way
+        raise ShardError(
+            f"{store.uri}/{path} is damaged or cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _safetensors(
+    store: Store, path: str, spans: Sequence[tuple[int, int]], contract: Contract
+) -> Iterator[Tensors]:
+    begin, header = _header(lambda start, end: store.read(path, start, end))
+    for first, count in spans:
+        found = {}
+        for name in contract.tensors:
+            entry = header[name]
+            shape, offset = entry["shape"], entry["data_offsets"][0]
+            dtype: np.dtype[Any] = np.dtype({"F16": "<f2", "F32": "<f4"}[entry["dtype"]])
+            if first + count > shape[0]:
+                raise ValueError(f"row {first + count - 1} of {shape[0]}")
+            size = int(np.prod(shape[1:])) * dtype.itemsize
+            at = begin + offset + first * size
+            data = store.read(path, at, at + count * size)
+            found[name] = np.frombuffer(data, dtype).reshape(count, *shape[1:])
+        yield found
+
+
+def _header(read: Callable[[int, int], bytes]) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes begin, and the header."""
+    data = read(0, _HEADER_GUESS)
+    size = int.from_bytes(data[:8], "little")
+    if not 0 < size <= _HEADER_LIMIT:
+        raise ValueError(f"a header of {size} bytes")
+    if len(data) < 8 + size:
+        data += read(len(data), 8 + size)
+    return 8 + size, json.loads(data[8 : 8 + size])
+
+
+def _parquet(
+    store: Store, path: str, spans: Sequence[tuple[int, int]], contract: Contract
+) -> Iterator[Tensors]:
+    main, *others = contract.tensors
+    prefixes = {main: "vae_latent", **{name: f"vae_{name}" for name in others}}
+    columns = [f"{p}_{part}" for p in prefixes.values() for part in ("bytes", "shape", "dtype")]
+    with store.open(path) as file:
+        parquet = pq.ParquetFile(file)
+        for first, count in spans:
+            groups = range(first // ROW_GROUP_ROWS, (first + count - 1) // ROW_GROUP_ROWS + 1)
+            rows = parquet.read_row_groups(list(groups), columns=columns)
+            table = rows.slice(first - groups[0] * ROW_GROUP_ROWS, count)
+            if table.num_rows != count:
+                raise ValueError(f"row {first + count - 1} of {parquet.metadata.num_rows}")
+            yield {name: _stack(table, prefix) for name, prefix in prefixes.items()}
+
+
+def _stack(table: pa.Table, prefix: str) -> np.ndarray:
+    parts = zip(*(table[f"{prefix}_{p}"] for p in ("bytes", "shape", "dtype")), strict=True)
+    return np.stack(
+        [
+            np.frombuffer(data.as_buffer(), np.dtype(dtype.as_py())).reshape(shape.as_py())
+            for data, shape, dtype in parts
+        ]
+    )
