@@ -10,10 +10,15 @@ from pipeline.maintain.vacuum import VacuumPlan
 
 _SHOWN_FILES = 20
 
+_HISTORY = (
+    *("snapshot", "created", "run", "ok", "skipped", "failed"),
+    *("windows", "added", "changed", "removed", "tags"),
+)
+
 
 def history_table(entries: Sequence[Entry]) -> str:
     """One line a snapshot."""
-    rows = [[*"snapshot created run ok skipped failed windows added changed removed tags".split()]]
+    rows = [[*_HISTORY]]
     for entry in entries:
         counts = (*entry.sources.values(), entry.windows, entry.added, entry.changed, entry.removed)
         rows.append(
