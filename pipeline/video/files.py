@@ -22,6 +22,10 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg"
 Kind = Literal["mov", "matroska", "avi", "mpegts", "mpeg", "image", "unknown"]
 """What the first bytes of a file look like."""
 
+PROBE_BYTES = 512 * 2**10
+"""How far FFmpeg reads on behind the header, where the header tells of all streams: it would go on
+for 5 MB, to count frames for a rate that the container states."""
+
 _HEAD = 4096
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"styp", b"wide", b"skip", b"free", b"pnot")
 _IMAGES = (
@@ -226,6 +230,8 @@ def open_container(file: GuardedFile, limits: DecodeLimits, flags: str = "") -> 
     if flags:
         options["fflags"] = flags
     kind = sniff(file.head)
+    if kind in ("mov", "matroska"):
+        options["probesize"] = str(PROBE_BYTES)
     if kind == "unknown":
         reason = Reason.UNSUPPORTED_CONTAINER
         doing = f"not a video container that is read here ({describe(file.head)})"
