@@ -126,7 +126,7 @@ def _find_files(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> pa.
             f"dataset.inventory {dataset.inventory} lists nothing below dataset.uri {uri}; name "
             "the inventory of this bucket, or remove dataset.inventory"
         )
-    return keep_matching(found, scheme, matcher(path)) if pattern else found
+    return keep_matching(found, scheme, matcher(uri, path)) if pattern else found
 
 
 def _read_directory(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> Listing:
@@ -210,7 +210,7 @@ def _read_tars(
 def _find_tars(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> list[tuple[str, str]]:
     """Tar files as (URI, version)."""
     pattern = is_pattern(uri, storage)
-    if not pattern and uri.lower().endswith(".tar"):
+    if not pattern and (uri.lower().endswith(".tar") or _is_file(uri, storage)):
         files = None
         if dataset.inventory is not None:
             found = list_inventory(dataset.inventory, uri, storage)
@@ -225,6 +225,11 @@ def _find_tars(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> list
         (tar, version if version is not None else _version(tar, storage))
         for tar, version in zip(files["uri"].to_pylist(), files["version"].to_pylist(), strict=True)
     ]
+
+
+def _is_file(uri: str, storage: StorageConfig) -> bool:
+    filesystem, path = open_filesystem(uri, storage)
+    return bool(Retry(storage.retry_seconds).call(lambda: filesystem.isfile(path)))
 
 
 def _version(uri: str, storage: StorageConfig) -> str:

@@ -27,16 +27,16 @@ def is_pattern(uri: str, storage: StorageConfig) -> bool:
     return not Retry(storage.retry_seconds).call(lambda: filesystem.exists(path))
 
 
-def matcher(pattern: str) -> re.Pattern[str]:
-    """What the names that match a pattern have in common; ``**`` reaches across folders.
+def matcher(uri: str, path: str) -> re.Pattern[str]:
+    """What paths that match the pattern ``path`` look like; ``**`` reaches across folders.
 
-    Raises ``UserError``: ``**`` is a part of a folder's name.
+    Raises ``UserError``, naming ``uri``: ``**`` is a part of a folder's name.
     """
     try:
-        return re.compile(glob_translate(pattern))
+        return re.compile(glob_translate(path))
     except ValueError as error:
         raise UserError(
-            f"{pattern} is no pattern: {error}; write ** alone between two slashes"
+            f"dataset.uri {uri} is no pattern: {error}; write ** alone between two slashes"
         ) from error
 
 
@@ -70,7 +70,7 @@ def match_files(pattern: str, storage: StorageConfig) -> pa.Table:
     """
     filesystem, path = open_filesystem(pattern, storage)
     filesystem.invalidate_cache()
-    wanted = matcher(path)
+    wanted = matcher(pattern, path)
     scheme = protocol_of(pattern)
     retry = Retry(storage.retry_seconds)
     if scheme not in S3_PROTOCOLS:
@@ -78,7 +78,7 @@ def match_files(pattern: str, storage: StorageConfig) -> pa.Table:
     bucket, key = _split(path)
     begin = _MAGIC.split(key, maxsplit=1)[0]
     if _MAGIC.search(bucket):
-        raise UserError(f"{pattern}: a bucket's name cannot be a pattern; write it out")
+        raise UserError(f"dataset.uri {pattern}: a bucket's name cannot be a pattern; write it out")
     flat = "/" not in key[len(begin) :] and "**" not in key
     table = _list_s3(filesystem, retry, scheme, bucket, begin, flat)
     return keep_matching(table, scheme, wanted)

@@ -96,6 +96,6 @@ def span_of(file: Any, place: Place, block: int, kept: int) -> Span:
         return Span(read, place.size)
 
     def fetch(start: int, end: int) -> bytes:
-        return bytes(ranged(place.offset + start, place.offset + end))
+        return bytes(ranged(place.offset + start, place.offset + min(end, place.size)))
 
     return Span(BlockCache(block, fetch, place.size, kept)._fetch, place.size)
