@@ -38,7 +38,7 @@ class Rule:
 
     ``status`` answers ``status`` (with ``code`` in the XML) and ``reset`` drops the connection,
     both without asking the server; ``latency`` waits ``seconds`` first; ``truncate`` sends half of
-    the answer's body, ``corrupt`` flips one bit in the middle of it; ``lost_answer`` lets the
+    the answer's body, ``corrupt`` flips a bit somewhere in it; ``lost_answer`` lets the
     server do it and drops the answer, or says ``status`` in its place; ``call`` runs ``action``
     (in a thread of its own) before the request goes on.
 
@@ -64,6 +64,10 @@ class Rule:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+
+    def draw(self, stop: int) -> int:
+        """A number below ``stop``."""
+        return self._random.randrange(stop)
 
     def strikes(self, method: str, key: str) -> bool:
         """Whether it is the turn of this request; each call draws."""
@@ -225,10 +229,13 @@ class FaultProxy:
         rule: Rule | None,
     ) -> web.StreamResponse:
         length = answer.content_length or 0
+        stop = length // 2
         strike = rule.kind if rule is not None and length and request.method != "HEAD" else None
         if rule is not None and strike in ("truncate", "corrupt"):
             rule.hits += 1
             seen = replace(seen, fault=rule.kind)
+        if rule is not None and strike == "corrupt":
+            stop = rule.draw(length)
         headers = [(k, v) for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP]
         response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
         response.force_close()
@@ -238,14 +245,14 @@ class FaultProxy:
             if request.method != "HEAD":
                 async for chunk in answer.content.iter_chunked(_CHUNK):
                     part = chunk
-                    middle = length // 2 - sent
-                    if strike == "corrupt" and 0 <= middle < len(chunk):
-                        part = chunk[:middle] + bytes([chunk[middle] ^ 1]) + chunk[middle + 1 :]
-                    if strike == "truncate" and middle <= len(chunk):
-                        part = chunk[:middle]
+                    here = stop - sent
+                    if strike == "corrupt" and 0 <= here < len(chunk):
+                        part = chunk[:here] + bytes([chunk[here] ^ 1]) + chunk[here + 1 :]
+                    if strike == "truncate" and here <= len(chunk):
+                        part = chunk[:here]
                     await response.write(part)
                     sent += len(part)
-                    if strike == "truncate" and sent >= length // 2:
+                    if strike == "truncate" and sent >= stop:
                         break
         finally:
             self._requests.append(replace(seen, status=answer.status, sent=sent))
@@ -269,7 +276,11 @@ def _drop(request: web.BaseRequest) -> None:
 
 @contextlib.contextmanager
 def fault_proxy(server: S3) -> Iterator[FaultProxy]:
-    """A proxy before ``server`` on a free loopback port, in a thread of its own."""
+    """A proxy before ``server`` on a free loopback port, in a thread of its own.
+
+    Some functions of delta-rs (``history``, ``is_deltatable``) keep Python's lock while they wait
+    for an answer, which then cannot come from this thread: they end by their time limit.
+    """
     proxy = FaultProxy(server)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
