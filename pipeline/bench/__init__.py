@@ -1,0 +1,1 @@
+"""What the benchmark job measures, one module a subcommand."""
