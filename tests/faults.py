@@ -110,7 +110,7 @@ class FaultProxy:
 
     @property
     def storage(self) -> StorageConfig:
-        """The server's settings with the proxy's address, and no time for retries in vain."""
+        """The server's settings with the proxy's address."""
         return self._server.storage.model_copy(update={"endpoint_url": self.endpoint})
 
     @property
