@@ -61,7 +61,8 @@ class Catalog:
 def read_catalog(config: Config, *, keep: bool = False) -> Catalog:
     """List the dataset. Raises ``UserError``: unreadable, empty, missing column, duplicate ids.
 
-    ``keep`` stores with the cache what tar files hold, so that the next run need not look.
+    ``keep`` stores with the cache what tar files and caption files hold, so that the next run need
+    not look.
     """
     shelf = Shelf(Store(config.output.uri, config.storage), keep)
     listing = read_listing(config.dataset, config.storage, _text_columns(config), shelf)

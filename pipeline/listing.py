@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from pipeline.captions import read_captions
 from pipeline.config import DatasetConfig, StorageConfig
 from pipeline.errors import Reason, SourceError, UserError
 from pipeline.inventory import list_inventory
@@ -34,7 +34,6 @@ CAPTION_NAMES = ("caption", "text", "cap", "prompt")
 _LIST_SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _TAR_BATCH = 64
-_CAPTION_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def read_listing(
     """Read a dataset. Raises ``UserError``: it does not exist, cannot be read, or is empty.
 
     ``text_columns`` are read as text where a CSV leaves the type open; ``shelf`` keeps what tar
-    files hold.
+    files and caption files hold.
     """
     uri = absolute(dataset.uri)
     kind = dataset.format
@@ -70,7 +69,7 @@ def read_listing(
         if kind == "auto":
             kind = _kind_of(uri)
         if kind == "directory":
-            listing = _read_directory(dataset, uri, storage)
+            listing = _read_directory(dataset, uri, storage, shelf)
         elif kind == "tar":
             listing = _read_tars(dataset, uri, storage, shelf)
         else:
@@ -129,7 +128,9 @@ def _find_files(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> pa.
     return keep_matching(found, scheme, matcher(uri, path)) if pattern else found
 
 
-def _read_directory(dataset: DatasetConfig, uri: str, storage: StorageConfig) -> Listing:
+def _read_directory(
+    dataset: DatasetConfig, uri: str, storage: StorageConfig, shelf: Shelf | None
+) -> Listing:
     if uri.lower().endswith(_COMPRESSED):
         raise UserError(
             f"dataset.uri {uri} is compressed, so that no video can be read by itself; uncompress "
@@ -145,11 +146,13 @@ def _read_directory(dataset: DatasetConfig, uri: str, storage: StorageConfig) ->
             f"{f', {tars} of them .tar' if tars else ''}; {remedy}"
         )
     table = media.rename_columns(["video", "version"])
-    texts = files["uri"].filter(pc.ends_with(files["uri"], ".txt"))
-    at = pc.index_in(_stems(media["uri"]), _stems(texts).combine_chunks())
-    sidecars = texts.take(at).to_pylist()
-    if any(sidecars):
-        table = table.append_column("caption", pa.array(_read_texts(sidecars, storage)))
+    texts = files.filter(pc.ends_with(files["uri"], ".txt"))
+    wanted = pc.is_in(_stems(texts["uri"]), _stems(media["uri"]).combine_chunks())
+    texts = texts.filter(wanted)
+    if texts.num_rows:
+        texts = read_captions(uri, texts, storage, shelf)
+        at = pc.index_in(_stems(media["uri"]), _stems(texts["uri"]).combine_chunks())
+        table = table.append_column("caption", texts["text"].take(at))
     return Listing(table, from_store=True)
 
 
@@ -160,27 +163,6 @@ def _has_suffix(uris: pa.ChunkedArray, suffixes: frozenset[str]) -> pa.ChunkedAr
 
 def _stems(uris: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring_regex(uris, r"\.[^./]*$", "")
-
-
-def _read_texts(uris: Sequence[str | None], storage: StorageConfig) -> list[str | None]:
-    """The caption files of sources; None where a source has none."""
-    retry = Retry(storage.retry_seconds)
-
-    def read(uri: str | None) -> str | None:
-        if uri is None:
-            return None
-        filesystem, path = open_filesystem(uri, storage)
-        return _text(retry.call(lambda: filesystem.cat_file(path)), uri)
-
-    with ThreadPoolExecutor(_CAPTION_THREADS) as pool:
-        return list(pool.map(read, uris))
-
-
-def _text(data: bytes, path: str) -> str:
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise UserError(f"the caption file {path} is not UTF-8 text: {error}") from error
 
 
 def _read_tars(

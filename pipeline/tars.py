@@ -57,7 +57,7 @@ class TarIndex:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where indexes are kept between runs: the cache's folder ``listings``."""
+    """Where what was found in a dataset is kept between runs: the cache's folder ``listings``."""
 
     store: Store
     writes: bool
@@ -76,11 +76,15 @@ class Shelf:
 
     def put(self, uri: str, version: str, index: TarIndex) -> None:
         """Keep an index. Raises ``UserError``: the cache cannot be written."""
+        fields = {"tar": uri, "version": version, **dataclasses.asdict(index)}
+        self.write(self._path(uri, version), json.dumps(fields).encode())
+
+    def write(self, path: str, data: bytes) -> None:
+        """Keep a file, where the run is one that writes. Raises ``UserError``."""
         if not self.writes:
             return
-        fields = {"tar": uri, "version": version, **dataclasses.asdict(index)}
         try:
-            self.store.write(self._path(uri, version), json.dumps(fields).encode())
+            self.store.write(path, data)
         except OSError as error:
             raise UserError(
                 f"output.uri {self.store.uri} cannot be written: {error}; check its access rights"

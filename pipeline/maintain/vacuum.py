@@ -139,7 +139,7 @@ def vacuum(
     final = plan_vacuum(manifest, Keep(), grace) if saved else first
     guard()
     doomed = final.shards
-    if doomed:
+    if doomed and manifest.version("samples") is not None:
         replace_rows(manifest.store, "samples", doomed, lambda: _without(doomed), guard)
     guard()
     delete_files(manifest.store, [file.path for file, _ in final.files])

@@ -295,3 +295,17 @@ def test_an_inventory(tmp_path, clip, s3, s3_prefix, proxy, loose, kind):
     assert {r.key for r in _of_sources(proxy, folder)} == {f"{folder}/none.mp4"}
     assert [row["reason"] for row in sources] == [None] * len(NAMES) + ["missing"]
     assert {row["version"] for row in sources[:-1]} == set(etags.values())
+
+
+def test_caption_files_are_read_once(tmp_path, s3, s3_prefix, proxy):
+    files = s3.filesystem()
+    for name in ("a.mp4", "a.txt", "b.mp4", "b.txt"):
+        files.pipe_file(f"{s3_prefix}/in/{name}", name.encode())
+    config = _config(tmp_path, proxy, f"s3://{s3_prefix}/in", f"s3://{s3_prefix}/cache")
+    for expected in (["a.txt", "b.txt"], []):
+        proxy.clear()
+        captions = read_catalog(config, keep=True).columns["caption"].to_pylist()
+        assert captions == ["a.txt", "b.txt"]
+        assert sorted(r.key.rsplit("/", 1)[1] for r in _of_sources(proxy, f"{s3_prefix}/in")) == (
+            expected
+        )

@@ -5,12 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from helpers import LOCAL
+from helpers import LOCAL, make_store
 
 from pipeline.config import DatasetConfig, StorageConfig
 from pipeline.errors import UserError
 from pipeline.listing import read_listing
 from pipeline.reading import stat_source
+from pipeline.tars import Shelf
 
 TEXT = {"video", "caption", "id", "version"}
 
@@ -355,3 +356,41 @@ def test_listing_and_captions_are_asked_for_with_patience(tmp_path):
         memory.rm(folder, recursive=True)
     assert found.table["caption"].to_pylist() == ["a.txt", "b.txt"]
     assert _Tired.calls > 3
+
+
+def test_captions_of_a_remote_store_are_read_once(tmp_path, monkeypatch):
+    memory, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}-captions"
+    shelf = Shelf(make_store(tmp_path / "cache"), writes=True)
+    read = []
+
+    def captions(kept):
+        read.clear()
+        found = read_listing(DatasetConfig(uri=f"memory:/{folder}"), LOCAL, TEXT, kept).table
+        return dict(zip("abc", found["caption"].to_pylist(), strict=True)), sorted(read)
+
+    real = MemoryFileSystem.cat_file
+    monkeypatch.setattr(
+        MemoryFileSystem,
+        "cat_file",
+        lambda self, path, **more: read.append(path[-5]) or real(self, path, **more),
+    )
+    monkeypatch.setattr("pipeline.objects.version_of", lambda info: f"v{info['size']}")
+    try:
+        for name in ("a.mp4", "b.mp4", "c.mp4", "a.txt", "b.txt", "unused.txt"):
+            memory.pipe_file(f"{folder}/{name}", name.encode())
+        texts = {"a": "a.txt", "b": "b.txt", "c": None}
+        assert captions(Shelf(shelf.store, writes=False)) == (texts, ["a", "b"])
+        assert captions(shelf) == (texts, ["a", "b"])
+        assert captions(shelf) == (texts, [])
+        memory.pipe_file(f"{folder}/b.txt", b"another")
+        memory.pipe_file(f"{folder}/c.txt", b"")
+        texts = {"a": "a.txt", "b": "another", "c": ""}
+        assert captions(shelf) == (texts, ["b", "c"])
+        assert captions(shelf) == (texts, [])
+        memory.rm(f"{folder}/a.txt")
+        assert captions(shelf) == ({**texts, "a": None}, [])
+        [name] = shelf.store.names("listings")
+        shelf.store.write(f"listings/{name}", b"damaged")
+        assert captions(shelf) == ({**texts, "a": None}, ["b", "c"])
+    finally:
+        memory.rm(folder, recursive=True)
