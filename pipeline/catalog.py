@@ -273,7 +273,8 @@ def _storable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         DeltaSchema.from_arrow(pa.schema([(name, kind)]))
     except Exception as error:  # Arrow and delta-rs raise errors of several kinds
         raise UserError(
-            f"the dataset's column {name!r} of type {kind} cannot be kept: {error}; convert it, or "
+            f"the dataset's column {name!r} of type {kind} cannot be kept: "
+            f"{str(error).splitlines()[0]}; convert it, or "
             "leave it out"
         ) from error
     return column

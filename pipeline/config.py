@@ -58,7 +58,13 @@ def _refuse_credentials(value: str) -> str:
     return value
 
 
+def _absolute(value: str) -> str:
+    """A local path from the root: workers and cluster nodes have other working directories."""
+    return value if "://" in value else str(Path(value).expanduser().absolute())
+
+
 Uri = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
+Place = Annotated[Uri, AfterValidator(_absolute)]
 ByteSize = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
 
 
@@ -85,7 +91,7 @@ class ColumnNames(_Section):
 class DatasetConfig(_Section):
     """What is encoded: a directory, prefix or pattern, tar files, or a list; any fsspec URI."""
 
-    uri: Uri
+    uri: Place
     format: Literal["auto", "directory", "tar", "csv", "jsonl", "parquet"] = "auto"
     inventory: Uri | None = None
     columns: ColumnNames = ColumnNames()
@@ -95,7 +101,7 @@ class DatasetConfig(_Section):
 class OutputConfig(_Section):
     """Where the cache lies and how its shards are stored."""
 
-    uri: Uri
+    uri: Place
     format: Literal["safetensors", "parquet"] = "safetensors"
     shard_bytes: ByteSize = 256 * 10**6
 
@@ -157,7 +163,7 @@ class WidthsConfig(_Section):
 class VAESection(_Section):
     """The encoder. Either ``checkpoint`` (the published file) or ``random_seed`` (demo, tests)."""
 
-    checkpoint: Uri | None = None
+    checkpoint: Place | None = None
     random_seed: int | None = None
     version: Literal[2] = 2
     z_channels: int = 64
@@ -217,7 +223,7 @@ class ReportConfig(_Section):
 
 
 class Config(_Section):
-    """A run's configuration; ``load_config`` makes it, ``docs/configuration.md`` explains it."""
+    """A run's configuration; ``load_config`` makes it, the README explains it."""
 
     dataset: DatasetConfig
     output: OutputConfig

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Self
 
@@ -25,6 +26,7 @@ PROBE_IN_CLUSTER = 1000
 """Files from which on headers are read by the cluster rather than by the driver's threads."""
 
 _CODEC_RECYCLE_CALLS = 200
+_DECODE_CPUS = 1.0
 _WRITE_CPUS = 0.25
 _PROBE_CPUS = 0.25
 
@@ -45,7 +47,7 @@ def make_graph(
         .map_batches(
             make_decode_fn(config, recipe),
             batch_size=1,
-            num_cpus=1,
+            num_cpus=_DECODE_CPUS,
             max_calls=_CODEC_RECYCLE_CALLS,
             compute=TaskPoolStrategy(size=min(run.decode_tasks, len(units))),
         )
@@ -134,9 +136,39 @@ class RayRunner:
         answers = ray.get([probe_chunk.remote(chunk) for chunk in chunks])
         return [answer for chunk in answers for answer in chunk]
 
+    def _check_room(self) -> None:
+        """Whether encoders and one task of each other kind fit, or the run would wait forever.
+
+        A cluster of its own never grows; one that was joined may, so that is told and waited for.
+        """
+        run = self.config.run
+        wanted = {
+            "CPU": run.encoders * run.cpus_per_encoder + _DECODE_CPUS + _WRITE_CPUS,
+            "GPU": run.encoders * run.gpus_per_encoder,
+        }
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        short = [
+            f"{amount:g} {name}s are wanted and {there.get(name, 0.0):g} are there"
+            for name, amount in wanted.items()
+            if amount > there.get(name, 0.0)
+        ]
+        if not short:
+            return
+        message = (
+            f"the cluster has no room for the run: {'; '.join(short)}. Lower run.encoders, "
+            "run.cpus_per_encoder or run.gpus_per_encoder, or set run.num_cpus"
+        )
+        if not os.environ.get("RAY_ADDRESS"):
+            raise UserError(message)
+        print(f"warning: {message}; waiting for more nodes", file=sys.stderr)
+
     def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
-        """Execute the graph; yields write results as they become durable."""
+        """Execute the graph; yields write results as they become durable.
+
+        Raises ``UserError`` when a local cluster has no room for the run.
+        """
         self._join()
+        self._check_room()
         configure_context(self.config)
         graph = make_graph(units, self.config, recipe, packs_per_shard)
         try:

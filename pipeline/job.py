@@ -16,6 +16,7 @@ from pipeline.catalog import Catalog, read_catalog
 from pipeline.commit import Committer
 from pipeline.config import Config
 from pipeline.contract import Contract, ContractError
+from pipeline.errors import UserError
 from pipeline.forecast import Forecast, make_forecast, packs_per_shard
 from pipeline.leases import LeaseLostError, Leases
 from pipeline.manifest import Manifest, now
@@ -31,7 +32,8 @@ from pipeline.report import (
 )
 from pipeline.runner import LocalRunner, Runner
 from pipeline.sheet import write_contact_sheet
-from pipeline.storage import Store
+from pipeline.stages.write import Written
+from pipeline.storage import STORE_ERRORS, Store
 from pipeline.weights import make_contract
 
 EXIT_DONE = 0
@@ -182,8 +184,14 @@ class _Job:
                 "test, worthless for training; set vae.checkpoint to vae_v2.safetensors",
                 file=sys.stderr,
             )
-        found = self.manifest.contract()
-        if found is not None and found != wanted and not self.options.overwrite:
+        try:
+            found = self.manifest.contract()
+        except STORE_ERRORS as error:
+            raise UserError(
+                f"output.uri {self.config.output.uri} cannot be read: {error}"
+            ) from error
+        holds_nothing = self.manifest.version("samples") is None
+        if found not in (None, wanted) and not (self.options.overwrite or holds_nothing):
             fields = "; ".join(
                 f"{name} is {ours!r} in the cache and {theirs!r} in the configuration"
                 for name, (ours, theirs) in found.differing_fields(wanted).items()
@@ -223,10 +231,15 @@ class _Job:
 
     def begin(self, contract: Contract, plan: Plan) -> None:
         """Make the contract, the run and changed captions durable before any work."""
-        if self.manifest.contract() != contract:
-            self.manifest.write_contract(contract)
-        self.record("started", contract, "")
+        try:
+            if self.manifest.contract() != contract:
+                self.manifest.write_contract(contract)
+        except STORE_ERRORS as error:
+            raise UserError(
+                f"output.uri {self.config.output.uri} cannot be written: {error}"
+            ) from error
         self.manifest.append_columns(self.run_id, plan.columns)
+        self.record("started", contract, "")
 
     def execute(
         self, plan: Plan, recipe: Recipe, forecast: Forecast, committer: Committer
@@ -238,12 +251,23 @@ class _Job:
         begun = time.monotonic()
         with ProgressLine(forecast.windows) as progress:
             for written in self.runner.run(plan.units, recipe, packs):
+                self.require_shards(written)
                 committer.add(written)
                 progress.update(committer.tally)
                 self.publish_now_and_then(recipe.contract, committer)
         seconds = time.monotonic() - begun
         share = committer.tally.windows / max(forecast.windows, 1)
         return forecast.flop * share / seconds / self.config.run.encoders or None
+
+    def require_shards(self, written: Written) -> None:
+        """Refuse to commit shards that are not seen here: nodes without a shared disk."""
+        store = self.manifest.store
+        missing = [path for path in written.shards if store.local and not store.exists(path)]
+        if missing:
+            raise UserError(
+                f"{store.uri}/{missing[0]} was written on a node whose disk is not seen here; set "
+                "output.uri to a shared mount or to s3://"
+            )
 
     def publish_now_and_then(self, contract: Contract, committer: Committer) -> None:
         """Publish what is complete so far, every ``run.publish_seconds``."""
@@ -280,9 +304,9 @@ class _Job:
         self.record(
             state, contract, json.dumps({**json.loads(report.to_json()), "encoder_flops": flops})
         )
-        if snapshot is not None and self.config.report.contact_sheet_windows:
+        if snapshot is not None and tally.windows and self.config.report.contact_sheet_windows:
             path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
-            print(f"looked   {path}")
+            print(f"look at  {path}")
         print(summary_text(plan, tally, report, self.manifest.store.uri, committer.unfinished))
         print(report.to_json(), flush=True)
         return report

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -123,7 +124,11 @@ def _pages(
 
 
 def _table(scheme: str, found: dict[str, Any]) -> pa.Table:
-    files = [(path, info) for path, info in found.items() if info.get("type", "file") == "file"]
+    files = [
+        (path, _followed(path, info))
+        for path, info in found.items()
+        if info.get("type", "file") == "file" or info.get("islink")
+    ]
     prefix = "" if scheme == "file" else f"{scheme}://"
     return _sorted(
         pa.table(
@@ -134,6 +139,17 @@ def _table(scheme: str, found: dict[str, Any]) -> pa.Table:
             schema=FILES,
         )
     )
+
+
+def _followed(path: str, info: dict[str, Any]) -> dict[str, Any]:
+    """What a link points to; of a broken one what is known of itself: reading it will fail."""
+    if not info.get("islink"):
+        return info
+    try:
+        target = Path(path).stat()
+    except OSError:
+        return info
+    return {"size": target.st_size, "mtime": target.st_mtime}
 
 
 def _sorted(table: pa.Table) -> pa.Table:

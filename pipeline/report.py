@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,9 +145,13 @@ class ProgressLine:
     _task: TaskID | None = None
     _started: float = 0.0
     _printed: float = 0.0
+    _tally: Tally = field(default_factory=Tally)
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "ProgressLine":
         self._started = self._printed = time.monotonic()
+        if not self.stream.isatty():
+            threading.Thread(target=self._beat, daemon=True).start()
         if self.stream.isatty():
             self._bar = Progress(
                 TextColumn("encode"),
@@ -163,6 +168,7 @@ class ProgressLine:
 
     def update(self, tally: Tally) -> None:
         """Show the present state."""
+        self._tally = tally
         state = ", ".join(f"{count} {name}" for name, count in sorted(tally.statuses.items()))
         if self._bar is not None and self._task is not None:
             total = max(self.total, tally.windows)
@@ -179,11 +185,17 @@ class ProgressLine:
                 flush=True,
             )
 
+    def _beat(self) -> None:
+        """Lines also while no result comes."""
+        while not self._stop.wait(_LINE_SECONDS):
+            self.update(self._tally)
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop.set()
         if self._bar is not None:
             self._bar.stop()

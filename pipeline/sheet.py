@@ -1,14 +1,18 @@
 """The contact sheet: windows as they went into the VAE, beside what their latents decode to."""
 
 import io
+import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from PIL import Image, ImageDraw
 
 from pipeline.buckets import Bucket
 from pipeline.cache import LatentCache
 from pipeline.config import Config
+from pipeline.errors import Reason, SourceError
 from pipeline.manifest import Manifest
 from pipeline.reading import open_source
 from pipeline.recipe import Recipe
@@ -28,22 +32,27 @@ def write_contact_sheet(config: Config, manifest: Manifest, snapshot: int, run_i
 
     ``report.contact_sheet_windows`` windows, spread evenly over the snapshot; each takes two rows:
     frames that went in (decoded from the source once more) and frames decoded from the stored
-    latents.
+    latents. A source that cannot be read any more is left out, with a word on stderr.
     """
     cache = LatentCache.open(config.output.uri, snapshot, config.storage)
+    sources = {
+        row["source_id"]: row for row in cache.sources().to_pylist() if row["status"] == "ok"
+    }
     samples = cache.samples()
+    samples = samples.filter(pc.is_in(samples["source_id"], pa.array(list(sources), pa.string())))
     count = min(config.report.contact_sheet_windows, samples.num_rows)
     picks = np.linspace(0, samples.num_rows - 1, count).round().astype(int).tolist()
-    uris = dict(
-        zip(cache.sources()["source_id"].to_pylist(), cache.sources().to_pylist(), strict=True)
-    )
     recipe = Recipe.from_config(config, cache.contract)
     vae = load_vae(config.vae, config.storage)
     strips = []
     for pick in picks:
         sample = samples.slice(pick, 1).to_pylist()[0]
-        source = uris[sample["source_id"]]
-        given = _frames_of(config, recipe, source, sample)
+        source = sources[sample["source_id"]]
+        try:
+            given = _frames_of(config, recipe, source, sample)
+        except SourceError as error:  # the source changed or went away since it was encoded
+            print(f"contact sheet: left out {source['uri']}: {error}", file=sys.stderr)
+            continue
         decoded = _decoded(vae, cache.read(sample["sample_id"]))
         name = source["uri"].rsplit("/", 1)[-1]
         label = f"{name}  window {sample['window']}  {sample['start_time']:.2f} s: in / decoded"
@@ -77,7 +86,7 @@ def _frames_of(
         for found in decode_clips(file, [request], frames, DecodeLimits()):
             if isinstance(found, Segment):
                 return np.array(found.frames[0])
-    raise RuntimeError(f"window {window} of {source['uri']} is gone: the file changed meanwhile")
+    raise SourceError(Reason.SOURCE_CHANGED, f"window {window} is gone")
 
 
 def _decoded(vae: AutoencoderKL, tensors: dict[str, torch.Tensor]) -> np.ndarray:

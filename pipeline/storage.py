@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 
 from pipeline.config import StorageConfig
@@ -17,6 +18,9 @@ from pipeline.errors import UserError
 from pipeline.retry import Retry
 
 S3_PROTOCOLS = ("s3", "s3a")
+
+STORE_ERRORS = (OSError, BotoCoreError)
+"""What a store's client raises when it cannot be reached, or refuses."""
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
@@ -165,6 +169,11 @@ class Store:
                 return self.read(path) == data
             raise
         return True
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file."""
+        filesystem, full = self._locate(path)
+        return bool(self._retry.call(lambda: filesystem.isfile(full)))
 
     def delete(self, path: str) -> None:
         """Remove a file; a missing one is no error."""

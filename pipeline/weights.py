@@ -14,6 +14,7 @@ from vae import (
     AutoencoderKL,
     CheckpointError,
     VAEConfig,
+    check_checkpoint,
     checkpoint_encoder_sha256,
     encoder_sha256,
     latent_frames,
@@ -66,11 +67,15 @@ def load_vae(section: VAESection, storage: StorageConfig) -> AutoencoderKL:
 
 
 def weights_sha256(section: VAESection, storage: StorageConfig) -> str:
-    """Hash of the encoder's weights as stored, without making the model. Raises ``UserError``."""
+    """Hash of the encoder's weights as stored, without making the model.
+
+    Raises ``UserError``, also when the checkpoint does not fit the configured model.
+    """
     if section.checkpoint is None:
         return encoder_sha256(random_weights(section))
     path = fetch_file(section.checkpoint, storage, DOWNLOADS)
     try:
+        check_checkpoint(path, vae_config(section))
         return checkpoint_encoder_sha256(path)
     except CheckpointError as error:
         raise UserError(f"vae.checkpoint {section.checkpoint}: {error}") from error

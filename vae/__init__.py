@@ -1,6 +1,6 @@
 """The Step-Video-T2V video autoencoder (version 2) in plain PyTorch."""
 
-from vae.autoencoder import AutoencoderKL
+from vae.autoencoder import AutoencoderKL, check_checkpoint
 from vae.checkpoint import CheckpointError, checkpoint_encoder_sha256, encoder_sha256
 from vae.config import VAEConfig
 from vae.frames import (
@@ -24,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "DiagonalGaussian",
     "VAEConfig",
+    "check_checkpoint",
     "checkpoint_encoder_sha256",
     "decoded_frames",
     "encoder_sha256",

@@ -246,3 +246,14 @@ def blend_borders(video: Tensor) -> Tensor:
         b.mul_(0.6).add_(a, alpha=0.4)
         a.mul_(0.6).add_(b, alpha=0.4)
     return video
+
+
+def check_checkpoint(path: str | Path, config: VAEConfig) -> None:
+    """Whether a checkpoint file fits a model, told by its header alone: nothing is loaded.
+
+    Raises:
+        CheckpointError: it does not; the message says why, and what to do.
+    """
+    model = AutoencoderKL.from_config(config, device="meta")
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    checkpoint.check_file(path, config, expected)

@@ -77,6 +77,17 @@ def load_file(
         return _gather(names, file.get_tensor, device, dtype, source=str(path))
 
 
+def check_file(path: str | Path, config: VAEConfig, expected: Shapes) -> None:
+    """Check a file's names and shapes by its header alone.
+
+    Raises:
+        CheckpointError: the file is not safetensors, or does not hold exactly what is expected.
+    """
+    with open_checkpoint(path) as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        match(shapes, config, expected, source=str(path))
+
+
 def load_mapping(
     weights: Mapping[str, Tensor],
     config: VAEConfig,

@@ -141,3 +141,65 @@ def test_a_source_that_left_the_dataset_leaves_new_snapshots_only(tmp_path, clip
     assert after.sources()["id"].to_pylist() == ["h264_open"]
     assert after.samples().num_rows < before.samples().num_rows
     assert before.read(before.samples()["sample_id"][-1].as_py())
+
+
+def test_an_output_that_cannot_be_is_named(config, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = _run(capsys, "--config", config, "--output", tmp_path / "file")
+    assert code == 1
+    assert f"output.uri {tmp_path}/file cannot be" in err
+
+
+def test_an_empty_cache_takes_another_contract(config, capsys, tmp_path):
+    """A first run that failed before its first sample must not fix the contract."""
+    (tmp_path / "cache").mkdir()
+    assert _run(capsys, "--config", config)[0] == 0
+    contract = (tmp_path / "cache/contract.json").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "contract.json").write_text(contract.replace("moments", "mean"))
+    assert _run(capsys, "--config", config, "--output", other)[0] == 0
+    assert (other / "contract.json").read_text() == contract
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_before_any_work(config, capsys, tmp_path):
+    weights = Path(__file__).parents[1] / "data/goldens/v2_small/weights.safetensors"
+    sets = ["--set", "vae.random_seed=null", "--set", f"vae.checkpoint={weights}"]
+    code, _, err = _run(capsys, "--config", config, *sets)
+    assert code == 1
+    assert "vae.checkpoint" in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_links_are_followed_and_a_broken_one_is_missing(tmp_path, clip, capsys):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "good.mp4").symlink_to(clip("h264_open"))
+    (folder / "broken.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    config = write_config(tmp_path / "c.yaml", config_tree(folder, tmp_path / "cache"))
+    for windows in (5, 0):
+        code, out, err = _run(capsys, "--config", config)
+        assert code == 0, err
+        report = json.loads(out.splitlines()[-1])
+        assert report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
+        assert report["windows"] == windows
+    assert "failed: missing" in out or "1 failed" in out
+
+
+def test_the_contact_sheet_leaves_out_what_is_gone(tmp_path, clip, capsys):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.mp4").write_bytes(clip("seventeen").read_bytes())
+    rows = [{"video": str(folder / f"{name}.mp4"), "version": "1"} for name in ("a", "b")]
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    tree = config_tree(dataset, tmp_path / "cache", report__contact_sheet_windows=4)
+    config = write_config(tmp_path / "c.yaml", tree)
+    assert _run(capsys, "--config", config)[0] == 0
+    (folder / "a.mp4").unlink()
+    write_list(dataset, [*rows, {"video": str(clip("h264_open"))}])
+    code, out, err = _run(capsys, "--config", config)
+    assert code == 0, err
+    assert "left out" in err
+    assert json.loads(out.splitlines()[-1])["snapshot"] == 2
+    assert len(list((tmp_path / "cache/reports").glob("*/contact_sheet.png"))) == 2

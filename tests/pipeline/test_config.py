@@ -1,5 +1,6 @@
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from helpers import NARROW, make_config
@@ -35,7 +36,8 @@ def complaint(**fields):
 
 def test_a_file_with_defaults(path):
     config = load_config(path)
-    assert config.dataset.uri == "videos"
+    # From the root: workers and cluster nodes have other working directories.
+    assert config.dataset.uri == str(Path("videos").absolute())
     assert config.bucket_list == (Bucket(32, 48),)
     assert config.windows.rate == 24
     assert config.windows.stride == 17

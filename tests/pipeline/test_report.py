@@ -34,6 +34,7 @@ def make_plan(**changes):
     fields = {
         "kinds": KINDS,
         "standing": Counter(ok=5, failed=1),
+        "carried": (),
         "sources": {
             "a": make_source("a"),
             "b": make_source("b", failure=SourceError(Reason.MISSING, "gone")),
