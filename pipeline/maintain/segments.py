@@ -68,7 +68,7 @@ def live_segments(manifest: Manifest, base: Snapshot) -> Live:
     )
     order = ["generation", "bucket", "first_window", "windows", "shard", "first_row"]
     table = table.take(pc.sort_indices(table, sort_keys=[(n, "ascending") for n in order]))
-    table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    table = table.append_column("row", pa.array(range(table.num_rows), pa.int64())).combine_chunks()
     winners: list[int] = []
     doubles: set[Key] = set()
     fixed: set[str] = set()

@@ -52,8 +52,7 @@ def but_place(rows):
     }
 
 
-@pytest.mark.parametrize("form", ["safetensors", "parquet"])
-@pytest.mark.parametrize("frames", [17, 1])
+@pytest.mark.parametrize(("form", "frames"), [("safetensors", 17), ("parquet", 17), ("parquet", 1)])
 def test_samples_stay_the_same(tmp_path, form, frames):
     cache = Builder(tmp_path / "cache", form)
     small_shards(cache, frames=frames, buckets=[SMALL, WIDE])

@@ -282,7 +282,7 @@ def shards_with(cache: Builder, work: tuple[str, int]) -> set[str]:
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(STEPS, min_size=3, max_size=10), KEEPS, st.sets(st.integers(0, 30)))
+@given(st.lists(STEPS, min_size=3, max_size=9), KEEPS, st.sets(st.integers(0, 30)))
 def test_any_history(steps, keep, fresh):
     with tempfile.TemporaryDirectory() as folder:
         cache = Builder(folder)
