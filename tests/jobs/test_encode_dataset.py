@@ -193,7 +193,7 @@ def test_the_contact_sheet_leaves_out_what_is_gone(tmp_path, clip, capsys):
         (folder / f"{name}.mp4").write_bytes(clip("seventeen").read_bytes())
     rows = [{"video": str(folder / f"{name}.mp4"), "version": "1"} for name in ("a", "b")]
     dataset = write_list(tmp_path / "clips.jsonl", rows)
-    tree = config_tree(dataset, tmp_path / "cache", report__contact_sheet_windows=4)
+    tree = config_tree(dataset, tmp_path / "cache", report__contact_sheet_windows=64)
     config = write_config(tmp_path / "c.yaml", tree)
     assert _run(capsys, "--config", config)[0] == 0
     (folder / "a.mp4").unlink()
