@@ -2,6 +2,7 @@
 
 import io
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,19 +69,19 @@ def write_contact_sheet(config: Config, manifest: Manifest, snapshot: int, run_i
 
 
 def _frames_of(
-    config: Config, recipe: Recipe, source: dict[str, object], sample: dict[str, object]
+    config: Config, recipe: Recipe, source: dict[str, Any], sample: dict[str, Any]
 ) -> np.ndarray:
     """The window's frames, uint8 ``[T, H, W, 3]``, as the decode stage makes them."""
-    window = int(str(sample["window"]))
+    window = sample["window"]
     request = ClipRequest(
         key="",
-        start=source["start"],  # type: ignore[arg-type]
-        end=source["end"],  # type: ignore[arg-type]
+        start=source["start"],
+        end=source["end"],
         ranges=((window, window + 1),),
-        targets=(Target(Bucket.parse(str(sample["bucket"])), 1),),
+        targets=(Target(Bucket.parse(sample["bucket"]), 1),),
     )
     frames = FrameRecipe(recipe.fps, recipe.grid, recipe.resize, recipe.filter)
-    uri, version = str(source["uri"]), str(source["version"])
+    uri, version = source["uri"], source["version"]
     wanted = None if find_place(uri, version) is None else version  # says where in its tar it is
     with open_source(uri, wanted, config.storage) as file:
         for found in decode_clips(file, [request], frames, DecodeLimits()):
