@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.buckets import Bucket
-from pipeline.identity import stable_hash
 
 Range = tuple[int, int | None]
 """Windows [first, stop); stop None: to the end of the data, whatever a header says."""
@@ -47,11 +46,6 @@ class Unit:
     def windows(self) -> int:
         """Estimated windows."""
         return sum(clip.windows for file in self.files for clip in file.clips)
-
-    @property
-    def unit_id(self) -> str:
-        """Hash of the unit's content."""
-        return stable_hash(["unit", json.loads(self.to_json())])
 
     def to_json(self) -> str:
         """The unit as text, as it travels to a decode task."""
