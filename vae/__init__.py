@@ -1,13 +1,12 @@
-"""The Step-Video-T2V video autoencoder (version 2) in plain PyTorch."""
+"""The Step-Video-T2V video autoencoder (versions 1 and 2) in plain PyTorch."""
 
 from vae.autoencoder import AutoencoderKL, check_checkpoint
 from vae.checkpoint import CheckpointError, checkpoint_encoder_sha256, encoder_sha256
 from vae.config import VAEConfig
 from vae.frames import (
-    SPATIAL_FACTOR,
-    TEMPORAL_FACTOR,
+    COMPRESSIONS,
     WINDOW_FRAMES,
-    WINDOW_LATENTS,
+    Compression,
     decoded_frames,
     fit_frames,
     latent_frames,
@@ -16,12 +15,11 @@ from vae.posterior import DiagonalGaussian
 from vae.random_weights import seeded_state_dict, state_dict_shapes
 
 __all__ = [
-    "SPATIAL_FACTOR",
-    "TEMPORAL_FACTOR",
+    "COMPRESSIONS",
     "WINDOW_FRAMES",
-    "WINDOW_LATENTS",
     "AutoencoderKL",
     "CheckpointError",
+    "Compression",
     "DiagonalGaussian",
     "VAEConfig",
     "check_checkpoint",

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vae.frames import COMPRESSIONS, Compression
+
 LEVELS = 4
-"""Resolution levels; three resamplings between them plus the patchify pair give a factor of 16."""
+"""Resolution levels; the three resamplings between them give a factor of 8, and the patchify pair
+of version 2 another 2."""
 
 PATCH_WIDTH = 32
 """Channels of the patchified representation per latent channel (2048 for the published 64)."""
+
+PUBLISHED_Z_CHANNELS = {1: 16, 2: 64}
+"""Latent channels of the published models, by version."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +23,16 @@ class VAEConfig:
     """Everything that decides the structure (not the weights) of an autoencoder.
 
     The defaults describe the published full-size version 2 (``vae_v2.safetensors``, 498,818,819
-    parameters). Other widths keep the compression: 8 in time, 16 in height and width.
+    parameters); ``VAEConfig(version=1)`` is the published version 1 (``vae.safetensors``,
+    258,828,195). Other widths keep the version's :attr:`compression`.
 
     Attributes:
-        version: generation of the published VAE. Only 2 is implemented.
+        version: generation of the published VAE. 2 has a patchify pair around its latent and norms
+            of single frames; 1 has neither: its norms span all frames of a window.
         in_channels: channels of the video that is encoded.
         out_channels: channels of the video that is decoded.
-        z_channels: channels of the latent.
+        z_channels: channels of the latent. 0, the default, becomes those of the published model of
+            the version: 64 for 2, 16 for 1.
         num_res_blocks: residual blocks per encoder level; the decoder has one more per level.
         encoder_ch: width of the encoder's first convolution, the unit of ``encoder_ch_mult``.
         encoder_ch_mult: width of each of the four encoder levels in units of ``encoder_ch``.
@@ -45,7 +54,7 @@ class VAEConfig:
     version: int = 2
     in_channels: int = 3
     out_channels: int = 3
-    z_channels: int = 64
+    z_channels: int = 0
     num_res_blocks: int = 2
     encoder_ch: int = 32
     encoder_ch_mult: tuple[int, ...] = (4, 8, 16, 16)
@@ -57,6 +66,14 @@ class VAEConfig:
     norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
+        _check_positive_int("version", self.version)
+        if self.version not in PUBLISHED_Z_CHANNELS:
+            raise ValueError(
+                f"VAEConfig.version={self.version} does not exist; pass version=2 for "
+                "vae_v2.safetensors (64 latent channels) or version=1 for vae.safetensors (16)."
+            )
+        if self.z_channels == 0:
+            object.__setattr__(self, "z_channels", PUBLISHED_Z_CHANNELS[self.version])
         for field in (
             "encoder_ch_mult",
             "decoder_ch_mult",
@@ -65,7 +82,6 @@ class VAEConfig:
         ):
             object.__setattr__(self, field, _int_tuple(field, getattr(self, field)))
         for field in (
-            "version",
             "in_channels",
             "out_channels",
             "z_channels",
@@ -75,11 +91,6 @@ class VAEConfig:
             "norm_groups",
         ):
             _check_positive_int(field, getattr(self, field))
-        if self.version != 2:
-            raise ValueError(
-                f"VAEConfig.version={self.version} is not implemented; only version 2 "
-                "(vae_v2.safetensors, 64 latent channels) is. Pass version=2 and its checkpoint."
-            )
         if not 0.0 < self.norm_eps < 1.0:
             raise ValueError(
                 f"VAEConfig.norm_eps={self.norm_eps} must lie between 0 and 1; "
@@ -89,6 +100,11 @@ class VAEConfig:
         self._check_levels("decoder_spatiotemporal_up_levels", range(1, LEVELS))
         self._check_widths("encoder")
         self._check_widths("decoder")
+
+    @property
+    def compression(self) -> Compression:
+        """What a latent frame and a latent position stand for; the version decides it."""
+        return COMPRESSIONS[self.version]
 
     @property
     def encoder_widths(self) -> tuple[int, ...]:
@@ -102,7 +118,7 @@ class VAEConfig:
 
     @property
     def patch_channels(self) -> int:
-        """Channels at the latent's resolution between the patchify pair and the latent."""
+        """Channels between the patchify pair and the latent. Of version 2 alone."""
         return PATCH_WIDTH * self.z_channels
 
     def _check_levels(self, field: str, allowed: range) -> None:
@@ -110,7 +126,8 @@ class VAEConfig:
         if len(set(levels)) != 2 or len(levels) != 2 or not set(levels) <= set(allowed):
             raise ValueError(
                 f"VAEConfig.{field}={levels} must be two different levels out of "
-                f"{tuple(allowed)}, so that time is compressed by the contract's factor of 8."
+                f"{tuple(allowed)}, so that time is compressed by the version's factor of "
+                f"{self.compression.temporal}."
             )
 
     def _check_widths(self, side: str) -> None:
@@ -119,7 +136,8 @@ class VAEConfig:
         if len(mult) != LEVELS:
             raise ValueError(
                 f"VAEConfig.{side}_ch_mult={mult} must have {LEVELS} entries, one per level, "
-                "so that height and width are compressed by the contract's factor of 16."
+                "so that height and width are compressed by the version's factor of "
+                f"{self.compression.spatial}."
             )
         if min(mult) < 1:
             raise ValueError(f"VAEConfig.{side}_ch_mult={mult} must be positive integers.")
@@ -134,7 +152,7 @@ class VAEConfig:
                     "multiple of norm_groups, or a smaller norm_groups."
                 )
         top = ch * mult[-1]
-        if top % (PATCH_WIDTH // 8 * self.z_channels):
+        if self.version == 2 and top % (PATCH_WIDTH // 8 * self.z_channels):
             raise ValueError(
                 f"VAEConfig.{side}_ch={ch}, {side}_ch_mult={mult}: the last width {top} must be "
                 f"divisible by 4 * z_channels = {4 * self.z_channels}; choose z_channels as a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,42 +13,72 @@ WINDOW_FRAMES = 17
 """Frames that are encoded together, independently of all others."""
 
 WINDOW_LATENTS = 3
-"""Latent frames of a full window."""
-
-TEMPORAL_FACTOR = 8
-"""Within a window, latent j depends on the frames up to 8j."""
-
-SPATIAL_FACTOR = 16
-"""Pixels per latent position, in height and in width."""
+"""Latent frames of a full window of version 2."""
 
 VALUE_LIMIT = 1.5
 """Pixels beyond ±1.5 are taken for a wrong range; resampling may overshoot ±1 a little."""
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What a latent stands for.
+
+    Attributes:
+        temporal: frames per latent frame behind the first of a window: k latent frames of a window
+            are ``temporal * (k - 1) + 1`` frames.
+        spatial: pixels per latent position, in height and in width.
+    """
+
+    temporal: int
+    spatial: int
+
+    @property
+    def window_latents(self) -> int:
+        """Latent frames of a full window of 17 frames."""
+        return (WINDOW_FRAMES - 1) // self.temporal + 1
+
+    @property
+    def partial_windows(self) -> tuple[int, ...]:
+        """Lengths of the short windows of which every frame reaches a latent."""
+        return tuple(range(1, WINDOW_FRAMES, self.temporal))
+
+
+VERSION_1 = Compression(temporal=4, spatial=8)
+VERSION_2 = Compression(temporal=8, spatial=16)
+
+COMPRESSIONS = {1: VERSION_1, 2: VERSION_2}
+"""By version of the model."""
 
 FitPolicy = Literal["pad", "truncate", "error"]
 """What :func:`fit_frames` does with a clip that is neither one frame nor whole windows."""
 
 
-def latent_frames(frames: int, allow_partial_window: bool = False) -> int:
-    """Latent frames of a clip: 1 for one frame, else 3 per window of 17.
+def latent_frames(
+    frames: int, allow_partial_window: bool = False, compression: Compression = VERSION_2
+) -> int:
+    """Latent frames of a clip: 1 for one frame, else 3 (version 1: 5) per window of 17.
 
-    With ``allow_partial_window`` the last window may also have 1 frame (1 latent) or 9 frames
-    (2 latents), the short windows of which every frame reaches a latent.
+    With ``allow_partial_window`` the last window may also be one of the short ones of which every
+    frame reaches a latent: 1 or 9 frames give 1 or 2 latents; in version 1, 1, 5, 9 or 13 frames
+    give 1 to 4.
 
     Raises:
         ValueError: no latents are defined for this number of frames; the message names the
             nearest valid numbers and the remedy.
     """
     windows, rest = divmod(frames, WINDOW_FRAMES)
+    partial = compression.partial_windows
     clean = allow_partial_window or frames == 1
-    if frames >= 1 and (rest == 0 or (clean and rest % TEMPORAL_FACTOR == 1)):
-        return windows * WINDOW_LATENTS + -(-rest // TEMPORAL_FACTOR)
-    tails = (0, 1, 9) if allow_partial_window else (0,)
+    if frames >= 1 and (rest == 0 or (clean and rest in partial)):
+        return windows * compression.window_latents + -(-rest // compression.temporal)
+    tails = (0, *partial) if allow_partial_window else (0,)
     valid = {1} | {(windows + i) * WINDOW_FRAMES + tail for i in (0, 1) for tail in tails}
     below = max((n for n in valid if 0 < n < frames), default=None)
     above = min(n for n in valid if n > frames)
     rule = "1 frame, or a multiple of 17"
     if allow_partial_window:
-        rule += ", or a multiple of 17 plus 1 or 9"
+        *most, last = map(str, partial)
+        rule += f", or a multiple of 17 plus {', '.join(most)} or {last}"
     nearest = f"{above}" if below is None else f"{below} and {above}"
     raise ValueError(
         f"T={frames} frames do not make whole windows; a clip has {rule} (nearest: {nearest}). "
@@ -55,16 +86,19 @@ def latent_frames(frames: int, allow_partial_window: bool = False) -> int:
     )
 
 
-def decoded_frames(latents: int) -> int:
-    """Frames that ``latents`` latent frames decode to: 17 per group of 3, 1 or 9 for a rest.
+def decoded_frames(latents: int, compression: Compression = VERSION_2) -> int:
+    """Frames that ``latents`` latent frames decode to.
+
+    17 per window of 3 (version 1: 5); a rest of k latents is a short last window of 8(k-1) + 1
+    (version 1: 4(k-1) + 1) frames.
 
     Raises:
         ValueError: ``latents`` is not positive.
     """
     if latents < 1:
         raise ValueError(f"t={latents} latent frames cannot be decoded; at least 1 is needed.")
-    windows, rest = divmod(latents, WINDOW_LATENTS)
-    return windows * WINDOW_FRAMES + (TEMPORAL_FACTOR * (rest - 1) + 1 if rest else 0)
+    windows, rest = divmod(latents, compression.window_latents)
+    return windows * WINDOW_FRAMES + (compression.temporal * (rest - 1) + 1 if rest else 0)
 
 
 def fit_frames(x: Tensor, policy: FitPolicy = "pad") -> tuple[Tensor, int]:
@@ -104,9 +138,15 @@ def fit_frames(x: Tensor, policy: FitPolicy = "pad") -> tuple[Tensor, int]:
 
 
 def check_video(
-    x: Tensor, channels: int, dtype: torch.dtype, allow_partial_window: bool = False
+    x: Tensor,
+    channels: int,
+    dtype: torch.dtype,
+    allow_partial_window: bool = False,
+    compression: Compression = VERSION_2,
 ) -> None:
     """Check that ``x`` can be encoded: (B, T, C, H, W), ``dtype``, values in [-1, 1].
+
+    T is 1 or whole windows, H and W are multiples of ``compression.spatial``.
 
     The values are looked at on the CPU only, so that no device is made to wait.
 
@@ -125,17 +165,18 @@ def check_video(
             f"x has dtype {x.dtype}, the weights have {dtype}. Cast the clip: x.to({dtype})."
         )
     try:
-        latent_frames(x.shape[1], allow_partial_window)
+        latent_frames(x.shape[1], allow_partial_window, compression)
     except ValueError as error:
         raise ValueError(f"x, axis 1: {error}") from None
+    factor = compression.spatial
     for axis, name in ((3, "H"), (4, "W")):
         size = x.shape[axis]
-        if size % SPATIAL_FACTOR:
-            below = size // SPATIAL_FACTOR * SPATIAL_FACTOR
-            nearest = f"{below} and {below + SPATIAL_FACTOR}" if below else f"{SPATIAL_FACTOR}"
+        if size % factor:
+            below = size // factor * factor
+            nearest = f"{below} and {below + factor}" if below else f"{factor}"
             raise ValueError(
-                f"x has {name}={size} on axis {axis}, which must be a multiple of "
-                f"{SPATIAL_FACTOR} (nearest: {nearest}). Resize or crop the clip."
+                f"x has {name}={size} on axis {axis}, which must be a multiple of {factor} "
+                f"(nearest: {nearest}). Resize or crop the clip."
             )
     if x.device.type == "cpu":
         _check_values(x)

@@ -17,6 +17,21 @@ def test_defaults_are_the_published_model():
     assert config.patch_channels == 2048
 
 
+def test_version_1_is_published_with_16_latent_channels_and_no_patchify():
+    config = VAEConfig(version=1)
+    assert config.z_channels == 16
+    assert config.encoder_widths == (128, 256, 512, 512)
+    assert VAEConfig(version=1, z_channels=48).z_channels == 48  # divides no width
+    assert VAEConfig(version=2, z_channels=16).z_channels == 16
+
+
+@pytest.mark.parametrize(("version", "factors", "latents"), [(1, (4, 8), 5), (2, (8, 16), 3)])
+def test_the_version_decides_the_compression(version, factors, latents):
+    compression = VAEConfig(version=version).compression
+    assert (compression.temporal, compression.spatial) == factors
+    assert compression.window_latents == latents
+
+
 def test_lists_become_tuples_so_that_configs_compare_and_hash():
     config = VAEConfig(encoder_ch_mult=[4, 8, 16, 16])
     assert config == VAEConfig()
@@ -37,18 +52,23 @@ def test_is_frozen():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": 1}, r"version=1 .*only version 2"),
-        ({"version": 3}, r"version=3 .*only version 2"),
-        ({"z_channels": 0}, r"z_channels=0 must be at least 1"),
+        ({"version": 0}, r"version=0 must be at least 1"),
+        ({"version": 3}, r"version=3 does not exist; pass version=2 .* or version=1"),
+        ({"z_channels": -1}, r"z_channels=-1 must be at least 1"),
         ({"in_channels": -1}, r"in_channels=-1"),
         ({"num_res_blocks": 0}, r"num_res_blocks=0"),
         ({"encoder_ch": 20}, r"encoder_ch=20.*multiple of norm_groups=32"),
         ({"decoder_ch": 16}, r"decoder_ch=16.*multiple of norm_groups=32"),
-        ({"encoder_ch_mult": (1, 2, 4)}, r"encoder_ch_mult=\(1, 2, 4\).*4 entries"),
+        ({"encoder_ch_mult": (1, 2, 4)}, r"encoder_ch_mult=\(1, 2, 4\).*4 entries.*of 16"),
+        ({"version": 1, "encoder_ch_mult": (1, 2, 4)}, r"encoder_ch_mult=.*4 entries.*of 8\."),
         ({"decoder_ch_mult": (1, 2, 4, 4, 4)}, r"decoder_ch_mult.*4 entries"),
         ({"encoder_ch_mult": (1, 2, 0, 4)}, r"encoder_ch_mult.*positive"),
         ({"z_channels": 48}, r"last width 512 must be divisible by 4 \* z_channels = 192.*128"),
-        ({"encoder_spatiotemporal_down_levels": (1,)}, r"down_levels=\(1,\).*two different"),
+        ({"encoder_spatiotemporal_down_levels": (1,)}, r"down_levels=\(1,\).*two different.*of 8"),
+        (
+            {"version": 1, "encoder_spatiotemporal_down_levels": (1,)},
+            r"down_levels=\(1,\).*two different.*of 4",
+        ),
         ({"encoder_spatiotemporal_down_levels": (2, 3)}, r"down_levels=\(2, 3\).*\(0, 1, 2\)"),
         ({"decoder_spatiotemporal_up_levels": (0, 3)}, r"up_levels=\(0, 3\).*\(1, 2, 3\)"),
         ({"decoder_spatiotemporal_up_levels": (3, 3)}, r"up_levels=\(3, 3\)"),
@@ -61,7 +81,8 @@ def test_impossible_values_are_named_with_a_remedy(changes, words):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"z_channels": 1.5}, {"encoder_ch_mult": 4}, {"encoder_ch_mult": "4444"}]
+    "changes",
+    [{"z_channels": 1.5}, {"version": "2"}, {"encoder_ch_mult": 4}, {"encoder_ch_mult": "4444"}],
 )
 def test_wrong_types_are_named(changes):
     with pytest.raises(TypeError, match=re.escape(f"VAEConfig.{next(iter(changes))}=")):

@@ -6,8 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vae_cases import random_clip
 
-from vae import decoded_frames, fit_frames, latent_frames
+from vae import COMPRESSIONS, decoded_frames, fit_frames, latent_frames
+from vae.frames import check_video
 
+VERSION_1 = COMPRESSIONS[1]
+PARTIAL_1 = {1: 1, 5: 2, 9: 3, 13: 4, 17: 5, 18: 6, 22: 7, 26: 8, 30: 9, 34: 10}
+WHOLE_1 = {1: 1, 17: 5, 34: 10}
 PARTIAL = {1: 1, 9: 2, 17: 3, 18: 4, 26: 5, 34: 6}
 WHOLE = {1: 1, 17: 3, 34: 6}
 
@@ -20,6 +24,16 @@ def test_latent_frames_table(frames, partial, table):
     else:
         with pytest.raises(ValueError, match=f"T={frames} frames"):
             latent_frames(frames, partial)
+
+
+@pytest.mark.parametrize("frames", range(1, 35))
+@pytest.mark.parametrize(("partial", "table"), [(True, PARTIAL_1), (False, WHOLE_1)])
+def test_latent_frames_table_of_version_1(frames, partial, table):
+    if frames in table:
+        assert latent_frames(frames, partial, VERSION_1) == table[frames]
+    else:
+        with pytest.raises(ValueError, match=f"T={frames} frames"):
+            latent_frames(frames, partial, VERSION_1)
 
 
 @pytest.mark.parametrize("frames", range(1, 35))
@@ -57,6 +71,28 @@ def test_illegal_lengths_name_their_valid_neighbours(frames, partial, nearest):
         latent_frames(frames, partial)
 
 
+def test_illegal_lengths_of_version_1_name_their_valid_neighbours():
+    with pytest.raises(ValueError, match=r"17 plus 1, 5, 9 or 13 \(nearest: 22 and 26\)"):
+        latent_frames(23, True, VERSION_1)
+    with pytest.raises(ValueError, match=r"17 plus 1 or 9 \(nearest: 18 and 26\)"):
+        latent_frames(23, True)
+    with pytest.raises(ValueError, match=r"multiple of 17 \(nearest: 1 and 17\)"):
+        latent_frames(5, False, VERSION_1)
+
+
+def test_version_1_takes_multiples_of_8():
+    x = torch.zeros(1, 17, 3, 24, 40)
+    check_video(x, 3, torch.float32, compression=VERSION_1)
+    with pytest.raises(ValueError, match=r"H=24 on axis 3.*of 16 \(nearest: 16 and 32\)"):
+        check_video(x, 3, torch.float32)
+    with pytest.raises(ValueError, match=r"W=36 on axis 4.*of 8 \(nearest: 32 and 40\)"):
+        check_video(x[..., :36], 3, torch.float32, compression=VERSION_1)
+    short = x[:, :13]
+    check_video(short, 3, torch.float32, allow_partial_window=True, compression=VERSION_1)
+    with pytest.raises(ValueError, match=r"axis 1: T=13"):
+        check_video(short, 3, torch.float32, compression=VERSION_1)
+
+
 @given(st.sampled_from(["pad", "truncate"]), st.integers(1, 120), st.booleans())
 def test_fit_frames_makes_any_clip_legal(policy, frames, as_bytes):
     x = torch.arange(frames, dtype=torch.uint8 if as_bytes else torch.float32)
@@ -80,9 +116,21 @@ def test_fit_frames_makes_any_clip_legal(policy, frames, as_bytes):
     assert still == fitted.shape[1]
 
 
-@given(st.integers(1, 200))
-def test_decoded_frames_inverts_latent_frames(latents):
-    assert latent_frames(decoded_frames(latents), allow_partial_window=True) == latents
+@given(st.integers(1, 200), st.sampled_from(sorted(COMPRESSIONS)))
+def test_decoded_frames_inverts_latent_frames(latents, version):
+    compression = COMPRESSIONS[version]
+    frames = decoded_frames(latents, compression)
+    assert latent_frames(frames, allow_partial_window=True, compression=compression) == latents
+
+
+@given(st.integers(1, 1000), st.sampled_from(sorted(COMPRESSIONS)), st.booleans())
+def test_legal_lengths_come_back_from_their_latents(frames, version, partial):
+    compression = COMPRESSIONS[version]
+    try:
+        latents = latent_frames(frames, partial, compression)
+    except ValueError:
+        return
+    assert decoded_frames(latents, compression) == frames
 
 
 def test_fit_frames_refuses_what_it_cannot_fit():

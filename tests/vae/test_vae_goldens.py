@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from vae_cases import GOLDENS, golden_cases, golden_config, golden_set, load_case
 
-from vae import WINDOW_FRAMES, WINDOW_LATENTS, AutoencoderKL, seeded_state_dict
+from vae import WINDOW_FRAMES, AutoencoderKL, seeded_state_dict
 
 
 def assert_close(actual, expected):
@@ -22,7 +22,7 @@ def raw_moments(model, x):
 
 @torch.no_grad()
 def raw_frames(model, latent):
-    windows = latent.transpose(1, 2).split(WINDOW_LATENTS, dim=2)
+    windows = latent.transpose(1, 2).split(model.config.compression.window_latents, dim=2)
     return torch.cat([model.decoder(w) for w in windows], dim=2).transpose(1, 2)
 
 
