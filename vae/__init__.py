@@ -1,8 +1,9 @@
 """The Step-Video-T2V video autoencoder (versions 1 and 2) in plain PyTorch."""
 
-from vae.autoencoder import AutoencoderKL, check_checkpoint
-from vae.checkpoint import CheckpointError, checkpoint_encoder_sha256, encoder_sha256
+from vae.autoencoder import AutoencoderKL, check_checkpoint, load_encoder
+from vae.checkpoint import checkpoint_encoder_sha256, encoder_sha256
 from vae.config import VAEConfig
+from vae.detect import detect_config
 from vae.frames import (
     COMPRESSIONS,
     WINDOW_FRAMES,
@@ -13,6 +14,7 @@ from vae.frames import (
 )
 from vae.posterior import DiagonalGaussian
 from vae.random_weights import seeded_state_dict, state_dict_shapes
+from vae.safetensors_file import CheckpointError, SafetensorsFile, open_safetensors
 
 __all__ = [
     "COMPRESSIONS",
@@ -21,13 +23,17 @@ __all__ = [
     "CheckpointError",
     "Compression",
     "DiagonalGaussian",
+    "SafetensorsFile",
     "VAEConfig",
     "check_checkpoint",
     "checkpoint_encoder_sha256",
     "decoded_frames",
+    "detect_config",
     "encoder_sha256",
     "fit_frames",
     "latent_frames",
+    "load_encoder",
+    "open_safetensors",
     "seeded_state_dict",
     "state_dict_shapes",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from vae import checkpoint
+from vae.checkpoint import EncoderDigest, Parts
 from vae.config import VAEConfig
 from vae.decoder import Decoder
+from vae.detect import detect_config, detect_version, detect_z_channels
 from vae.encoder import Encoder
 from vae.frames import WINDOW_FRAMES, WINDOW_LATENTS, check_latent, check_video
 from vae.posterior import DiagonalGaussian
+from vae.safetensors_file import Readable, SafetensorsFile, open_safetensors
 
 
 class AutoencoderKL(nn.Module):
@@ -30,11 +34,15 @@ class AutoencoderKL(nn.Module):
     config: VAEConfig
     """What the model was built from."""
 
+    encoder: Encoder
+    decoder: Decoder
+    """Missing from a model that was made with ``parts="encoder"``."""
+
     def __init__(
         self,
         in_channels: int = 3,
         out_channels: int = 3,
-        z_channels: int = 64,
+        z_channels: int | None = None,
         num_res_blocks: int = 2,
         model_path: str | Path | None = None,
         weight_dict: Mapping[str, Tensor] | None = None,
@@ -49,13 +57,14 @@ class AutoencoderKL(nn.Module):
         Args:
             in_channels: channels of the video to encode.
             out_channels: channels of the decoded video.
-            z_channels: channels of the latent; the published version 2 has 64.
+            z_channels: channels of the latent. None takes those of the weights; without weights,
+                those of the published model (64 for version 2, 16 for version 1).
             num_res_blocks: residual blocks per encoder level.
             model_path: safetensors file to load. None, and no ``weight_dict``, leaves torch's
                 ordinary random initialisation.
             weight_dict: weights to load in place of a file, copied; empty is none.
             world_size: 1; the work is spread over processes outside of the model.
-            version: 2.
+            version: 2 or 1, that of the weights; :meth:`from_file` tells it from a file.
             device: where the weights go; torch's current default if None.
             dtype: of the weights, whatever the file's; torch's current default if None.
 
@@ -63,13 +72,6 @@ class AutoencoderKL(nn.Module):
             CheckpointError: the weights cannot be read or do not fit exactly.
             ValueError: an argument is out of range or not supported.
         """
-        config = VAEConfig(
-            version=version,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            z_channels=z_channels,
-            num_res_blocks=num_res_blocks,
-        )
         if world_size != 1:
             raise ValueError(
                 f"world_size={world_size} is not supported: a model works in one process. Leave "
@@ -77,9 +79,22 @@ class AutoencoderKL(nn.Module):
             )
         if model_path is not None and weight_dict:
             raise ValueError("model_path and weight_dict are both given; pass only one of them.")
-        self._build(
-            config, weight_dict or None if model_path is None else model_path, device, dtype
-        )
+        with ExitStack() as stack:
+            weights: Mapping[str, Tensor] | SafetensorsFile | None = weight_dict or None
+            if model_path is not None:
+                weights = stack.enter_context(open_safetensors(model_path))
+            if z_channels is None and weights is not None:
+                shapes = checkpoint.shapes_of(weights)
+                if detect_version(shapes) == version:
+                    z_channels = detect_z_channels(shapes)
+            config = VAEConfig(
+                version=version,
+                in_channels=in_channels,
+                out_channels=out_channels,
+                z_channels=z_channels or 0,
+                num_res_blocks=num_res_blocks,
+            )
+            self._build(config, weights, device, dtype)
 
     @classmethod
     def from_config(
@@ -88,9 +103,14 @@ class AutoencoderKL(nn.Module):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        parts: Parts = "all",
     ) -> AutoencoderKL:
-        """A model of any widths with torch's ordinary random initialisation."""
-        return cls.__new__(cls)._build(config, None, device, dtype)
+        """A model of any widths with torch's ordinary random initialisation.
+
+        With ``parts="encoder"``, here and below, the model has no decoder: a fifth of the memory of
+        the published one, and ``decode`` raises ``AttributeError``.
+        """
+        return cls.__new__(cls)._build(config, None, device, dtype, parts)
 
     @classmethod
     def from_state_dict(
@@ -100,36 +120,48 @@ class AutoencoderKL(nn.Module):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        parts: Parts = "all",
     ) -> AutoencoderKL:
         """A model of any widths with copies of ``weights``; strict, both spellings of names.
+
+        With ``parts="encoder"`` tensors of a decoder are passed over.
 
         Raises:
             CheckpointError: ``weights`` does not fit exactly.
         """
-        return cls.__new__(cls)._build(config, weights, device, dtype)
+        return cls.__new__(cls)._build(config, weights, device, dtype, parts)
 
     @classmethod
     def from_file(
         cls,
-        path: str | Path,
+        source: Readable,
         config: VAEConfig | None = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        parts: Parts = "all",
     ) -> AutoencoderKL:
-        """A model of any widths (the published ones if None) with the weights of a file.
+        """The model of a file: a path, or an open seekable binary file, which stays open.
+
+        Without ``config`` version, channels and widths are told from the file, see
+        :func:`vae.detect_config`; norms have 32 groups then. With ``parts="encoder"`` the decoder's
+        bytes are not read.
 
         Raises:
             CheckpointError: the file cannot be read or does not fit exactly.
         """
-        return cls.__new__(cls)._build(config or VAEConfig(), path, device, dtype)
+        with open_safetensors(source) as file:
+            config = config or detect_config(file.shapes, source=file.name)
+            return cls.__new__(cls)._build(config, file, device, dtype, parts)
 
     def _build(
         self,
         config: VAEConfig,
-        weights: Mapping[str, Tensor] | str | Path | None,
+        weights: Mapping[str, Tensor] | SafetensorsFile | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        parts: Parts = "all",
+        digest: EncoderDigest | None = None,
     ) -> AutoencoderKL:
         """Make the modules, on meta if weights follow, which then are put in their places."""
         super().__init__()
@@ -140,16 +172,25 @@ class AutoencoderKL(nn.Module):
             raise ValueError(f"dtype={dtype} is not floating point; use float32 or bfloat16.")
         with torch.device("meta" if weights is not None else device):
             self.encoder = Encoder(config)
-            self.decoder = Decoder(config)
+            if parts == "all":
+                self.decoder = Decoder(config)
         if weights is None:
             return self.to(dtype)
         expected = {key: tuple(value.shape) for key, value in self.state_dict().items()}
-        if isinstance(weights, Mapping):
-            tensors = checkpoint.load_mapping(weights, config, expected, device, dtype)
+        if isinstance(weights, SafetensorsFile):
+            tensors = checkpoint.load_file(weights, config, expected, device, dtype, parts, digest)
         else:
-            tensors = checkpoint.load_file(weights, config, expected, device, dtype)
+            tensors = checkpoint.load_mapping(weights, config, expected, device, dtype, parts)
         super().load_state_dict(tensors, assign=True)
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "decoder" and "decoder" not in self._modules:
+            raise AttributeError(
+                "this model has no decoder: it was made with parts='encoder'. To decode, load all "
+                "of it, as with AutoencoderKL.from_file(path)."
+            )
+        return super().__getattr__(name)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -248,12 +289,35 @@ def blend_borders(video: Tensor) -> Tensor:
     return video
 
 
-def check_checkpoint(path: str | Path, config: VAEConfig) -> None:
+def load_encoder(
+    source: Readable,
+    config: VAEConfig | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[AutoencoderKL, str]:
+    """The encoder of a file, and its :func:`vae.encoder_sha256` as stored, in one reading.
+
+    Of the file the header and ``encoder.*`` are read, by range, and nothing else is allocated: 22 %
+    of the published model. Arguments are those of :meth:`AutoencoderKL.from_file`.
+
+    Raises:
+        CheckpointError: the file cannot be read or its encoder does not fit exactly.
+    """
+    digest = EncoderDigest()
+    with open_safetensors(source) as file:
+        config = config or detect_config(file.shapes, source=file.name)
+        model = AutoencoderKL.__new__(AutoencoderKL)
+        return model._build(config, file, device, dtype, "encoder", digest), digest.hexdigest()
+
+
+def check_checkpoint(source: Readable, config: VAEConfig, parts: Parts = "all") -> None:
     """Whether a checkpoint file fits a model, told by its header alone: nothing is loaded.
 
     Raises:
         CheckpointError: it does not; the message says why, and what to do.
     """
-    model = AutoencoderKL.from_config(config, device="meta")
+    model = AutoencoderKL.from_config(config, device="meta", parts=parts)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    checkpoint.check_file(path, config, expected)
+    with open_safetensors(source) as file:
+        checkpoint.match(file.shapes, config, expected, file.name, parts)

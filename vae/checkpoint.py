@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vae.config import VAEConfig
+from vae.detect import detect_version, detect_z_channels
+from vae.safetensors_file import (
+    CheckpointError,
+    Readable,
+    SafetensorsFile,
+    Shapes,
+    open_safetensors,
+)
 
-Shapes = dict[str, tuple[int, ...]]
+Parts = Literal["all", "encoder"]
+"""How much of a model is made and loaded."""
 
 ALIASES = {
     "decoder.conv_out.conv.weight": "decoder.conv_out.weight",
@@ -23,69 +29,57 @@ ALIASES = {
 """Names in the reference's module, and the names in the published file, which are ours."""
 
 ENCODER_PREFIX = "encoder."
-_LATENT_WEIGHT = "decoder.conv_in.conv.weight"
+DECODER_PREFIX = "decoder."
 _SHOWN = 5
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read, or does not fit the model it is loaded into."""
+class EncoderDigest:
+    """The hash of :func:`encoder_sha256`, taken tensor by tensor in the order of their names."""
 
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
 
-@contextmanager
-def open_checkpoint(path: str | Path) -> Iterator[Any]:
-    """Open a safetensors file lazily; nothing else is ever read, pickles least of all.
+    def add(self, key: str, tensor: Tensor) -> None:
+        """Take the next tensor."""
+        tensor = tensor.detach().cpu().contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        shape = ",".join(str(size) for size in tensor.shape)
+        self._digest.update(f"{key}\0{dtype}\0{shape}\0".encode())
+        self._digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
-    Raises:
-        CheckpointError: the path is not a readable safetensors file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        kind = "is a directory" if path.is_dir() else "does not exist"
-        raise CheckpointError(
-            f"The checkpoint {path} {kind}; give the path of a file such as vae_v2.safetensors."
-        )
-    try:
-        handle = safe_open(path, framework="pt", device="cpu")
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a complete safetensors file ({error}). Pickled checkpoints (.pt, .pth, "
-            ".ckpt, .bin) are never read, because they can run code: convert the file with "
-            "safetensors.torch.save_file, or fetch vae_v2.safetensors anew."
-        ) from error
-    with handle as file:
-        yield file
+    def hexdigest(self) -> str:
+        """The hash of what was taken."""
+        return self._digest.hexdigest()
 
 
 def load_file(
-    path: str | Path,
+    file: SafetensorsFile,
     config: VAEConfig,
     expected: Shapes,
     device: torch.device,
     dtype: torch.dtype,
+    parts: Parts = "all",
+    digest: EncoderDigest | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file under our names, on ``device`` in ``dtype``.
+    """The tensors of a file under our names, on ``device`` in ``dtype``.
 
     Names and shapes are checked against ``expected`` before any data is read; then each tensor
-    goes to its place by itself, so that no second copy of the whole exists.
+    goes to its place by itself, so that no second copy of the whole exists. ``digest`` takes the
+    encoder as stored on the way.
 
     Raises:
-        CheckpointError: the file is not safetensors, or does not hold exactly what is expected.
+        CheckpointError: the file does not hold exactly what is expected.
     """
-    with open_checkpoint(path) as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        names = match(shapes, config, expected, source=str(path))
-        return _gather(names, file.get_tensor, device, dtype, source=str(path))
-
-
-def check_file(path: str | Path, config: VAEConfig, expected: Shapes) -> None:
-    """Check a file's names and shapes by its header alone.
-
-    Raises:
-        CheckpointError: the file is not safetensors, or does not hold exactly what is expected.
-    """
-    with open_checkpoint(path) as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        match(shapes, config, expected, source=str(path))
+    keys = match(file.shapes, config, expected, file.name, parts)
+    names = {key: name for name, key in keys.items()}
+    order = (key for key in file.tensors if key in names)  # as they lie in the file
+    tensors = {}
+    for key, tensor in file.read(order if digest is None else sorted(names)):
+        if digest is not None and key.startswith(ENCODER_PREFIX):
+            digest.add(key, tensor)
+        _check_dtype(key, tensor, file.name)
+        tensors[names[key]] = tensor.to(device=device, dtype=dtype)
+    return tensors
 
 
 def load_mapping(
@@ -94,6 +88,7 @@ def load_mapping(
     expected: Shapes,
     device: torch.device,
     dtype: torch.dtype,
+    parts: Parts = "all",
 ) -> dict[str, Tensor]:
     """Copies of the tensors of a mapping under our names, on ``device`` in ``dtype``.
 
@@ -101,28 +96,51 @@ def load_mapping(
         CheckpointError: the mapping does not hold exactly what is expected.
     """
     source = "The weights"
+    names = match(shapes_of(weights), config, expected, source, parts)
+    tensors = {}
+    for name, key in names.items():
+        _check_dtype(key, weights[key], source)
+        tensors[name] = weights[key].detach().to(device=device, dtype=dtype, copy=True)
+    return tensors
+
+
+def shapes_of(weights: Mapping[str, Tensor] | SafetensorsFile) -> Shapes:
+    """Name → shape of the tensors of a mapping or file.
+
+    Raises:
+        CheckpointError: the mapping maps something else than names to tensors.
+    """
+    if isinstance(weights, SafetensorsFile):
+        return weights.shapes
     for key, value in weights.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{source} must map names to tensors; {key!r} is mapped to "
+                f"The weights must map names to tensors; {key!r} is mapped to "
                 f"{type(value).__name__}. Pass the state dict itself, not a wrapper around it."
             )
-    shapes = {key: tuple(value.shape) for key, value in weights.items()}
-    names = match(shapes, config, expected, source)
-    return _gather(names, weights.__getitem__, device, dtype, source)
+    return {key: tuple(value.shape) for key, value in weights.items()}
 
 
-def match(shapes: Shapes, config: VAEConfig, expected: Shapes, source: str) -> dict[str, str]:
+def match(
+    shapes: Shapes, config: VAEConfig, expected: Shapes, source: str, parts: Parts = "all"
+) -> dict[str, str]:
     """Our name → the name in the checkpoint, for all that is ``expected``.
+
+    With ``parts="encoder"`` nothing that is called ``decoder.…`` is looked at.
 
     Raises:
         CheckpointError: keys are missing, surplus or misshapen, or it is the checkpoint of another
             version or of another number of latent channels.
     """
-    found = {canonical_key(key): key for key in shapes}
+    looked_at = {
+        key: shape
+        for key, shape in shapes.items()
+        if parts == "all" or not key.startswith(DECODER_PREFIX)
+    }
+    found = {canonical_key(key): key for key in looked_at}
     missing = [key for key in expected if key not in found]
     surplus = [
-        key for key in shapes if canonical_key(key) not in expected or key not in found.values()
+        key for key in looked_at if canonical_key(key) not in expected or key not in found.values()
     ]
     wrong = [
         f"{name} (expected {expected[name]}, found {shapes[key]})"
@@ -159,10 +177,13 @@ def encoder_sha256(state_dict: Mapping[str, Tensor]) -> str:
     Raises:
         CheckpointError: there is no ``encoder.*`` tensor.
     """
-    return _digest(list(state_dict), state_dict.__getitem__, "The state dict")
+    digest = EncoderDigest()
+    for name in _encoder_names(state_dict, "The state dict"):
+        digest.add(name, state_dict[name])
+    return digest.hexdigest()
 
 
-def checkpoint_encoder_sha256(path: str | Path) -> str:
+def checkpoint_encoder_sha256(source: Readable) -> str:
     """:func:`encoder_sha256` of a safetensors file as stored, reading ``encoder.*`` alone.
 
     Equals ``vae.encoder_sha256()`` of a model that was loaded at the file's dtype.
@@ -170,59 +191,46 @@ def checkpoint_encoder_sha256(path: str | Path) -> str:
     Raises:
         CheckpointError: the file is not safetensors, or has no ``encoder.*`` tensor.
     """
-    with open_checkpoint(path) as file:
-        return _digest(list(file.keys()), file.get_tensor, str(path))
+    with open_safetensors(source) as file:
+        digest = EncoderDigest()
+        for name, tensor in file.read(_encoder_names(file.tensors, file.name)):
+            digest.add(name, tensor)
+        return digest.hexdigest()
 
 
-def _digest(keys: list[str], read: Callable[[str], Tensor], source: str) -> str:
+def _encoder_names(keys: Iterable[str], source: str) -> list[str]:
     names = sorted(key for key in keys if key.startswith(ENCODER_PREFIX))
     if not names:
         raise CheckpointError(f"{source} has no tensor whose name begins with {ENCODER_PREFIX!r}.")
-    digest = hashlib.sha256()
-    for name in names:
-        tensor = read(name).detach().cpu().contiguous()
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        shape = ",".join(str(size) for size in tensor.shape)
-        digest.update(f"{name}\0{dtype}\0{shape}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return names
 
 
-def _gather(
-    names: dict[str, str],
-    read: Callable[[str], Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-    source: str,
-) -> dict[str, Tensor]:
-    tensors = {}
-    for name, key in names.items():
-        tensor = read(key).detach()
-        if not tensor.is_floating_point() or tensor.element_size() == 1:
-            raise CheckpointError(
-                f"{source}: {key} has dtype {tensor.dtype}; the weights must be float16, bfloat16, "
-                "float32 or float64. Quantised checkpoints are not read."
-            )
-        tensors[name] = tensor.to(device=device, dtype=dtype, copy=True)
-    return tensors
+def _check_dtype(key: str, tensor: Tensor, source: str) -> None:
+    if not tensor.is_floating_point() or tensor.element_size() == 1:
+        raise CheckpointError(
+            f"{source}: {key} has dtype {tensor.dtype}; the weights must be float16, bfloat16, "
+            "float32 or float64. Quantised checkpoints are not read."
+        )
 
 
 def _hints(
     shapes: Shapes, found: dict[str, str], config: VAEConfig, surplus: list[str]
 ) -> list[str]:
     """What is probably wrong, in one line each."""
-    if not any(key.startswith((ENCODER_PREFIX, "decoder.")) for key in shapes):
+    version, z_channels = detect_version(shapes), detect_z_channels(shapes)
+    if version is None:
         return ["No name begins with 'encoder.' or 'decoder.': this is no Step-Video VAE."]
     hints = []
-    if not any("patchify" in key for key in shapes):
+    if version != config.version:
+        mark = "patchify layers, the mark of" if version == 2 else "no patchify layers, so it is"
         hints.append(
-            "It has no patchify layers, which is the mark of a version 1 file (vae.safetensors): "
-            "use vae_v2.safetensors with version=2."
+            f"It has {mark} a version {version} file, the model was asked for version "
+            f"{config.version}: pass version={version}, z_channels={z_channels}."
         )
-    elif len(shape := shapes.get(_LATENT_WEIGHT, ())) == 5 and shape[1] != config.z_channels:
+    elif z_channels not in (None, config.z_channels):
         hints.append(
-            f"It has {shape[1]} latent channels, the model was asked for {config.z_channels}: "
-            f"pass z_channels={shape[1]}."
+            f"It has {z_channels} latent channels, the model was asked for {config.z_channels}: "
+            f"pass z_channels={z_channels}."
         )
     if any(canonical_key(key) in found and found[canonical_key(key)] != key for key in surplus):
         hints.append("It names a tensor of decoder.conv_out twice, in both spellings.")

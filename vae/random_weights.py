@@ -10,26 +10,27 @@ import torch
 from torch import Tensor
 
 from vae.autoencoder import AutoencoderKL
+from vae.checkpoint import Parts
 from vae.config import VAEConfig
 
 
-def state_dict_shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every weight of a model, without allocating any."""
-    model = AutoencoderKL.from_config(config, device="meta")
+def state_dict_shapes(config: VAEConfig, parts: Parts = "all") -> dict[str, tuple[int, ...]]:
+    """Name → shape of every weight of a model (or of its encoder), without allocating any."""
+    model = AutoencoderKL.from_config(config, device="meta", parts=parts)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def seeded_state_dict(config: VAEConfig, seed: int) -> dict[str, Tensor]:
+def seeded_state_dict(config: VAEConfig, seed: int, parts: Parts = "all") -> dict[str, Tensor]:
     """Random weights that depend on ``config``, ``seed`` and nothing else, in float32.
 
     Every tensor has a stream of its own: NumPy's ``RandomState``, seeded by the first four bytes
     (little-endian) of the SHA-256 of ``"{seed}:{name}"``, draws standard normals a. Weights of
     convolutions are a / sqrt(fan in), biases 0.05 a, weights of norms 1 + 0.1 a. All values are
-    rounded to bfloat16, so that they survive storage in it.
+    rounded to bfloat16, so that they survive storage in it. With ``parts="encoder"`` the decoder's
+    are left out, and the others are the same.
     """
-    return {
-        name: _tensor(f"{seed}:{name}", shape) for name, shape in state_dict_shapes(config).items()
-    }
+    shapes = state_dict_shapes(config, parts)
+    return {name: _tensor(f"{seed}:{name}", shape) for name, shape in shapes.items()}
 
 
 def _tensor(stream: str, shape: tuple[int, ...]) -> Tensor:
