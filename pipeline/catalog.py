@@ -3,17 +3,17 @@
 import math
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import Schema as DeltaSchema
 
+from pipeline.columns import user_columns
 from pipeline.config import Config
 from pipeline.errors import SourceError, UserError
-from pipeline.identity import source_id, stable_hash
+from pipeline.identity import source_id
 from pipeline.inventory import inventory_versions
 from pipeline.listing import CAPTION_NAMES, Listing, read_listing
 from pipeline.storage import Store, absolute
@@ -40,7 +40,7 @@ _KNOWN = {
     "version": pa.string(),
     **_HINTS,
 }
-_RESERVED = frozenset({"source_id", "revision", "run_id", "digest", "committed_at"})
+_BATCH = 65_536
 
 
 @dataclass(frozen=True)
@@ -78,35 +78,31 @@ def read_catalog(config: Config, *, keep: bool = False) -> Catalog:
     }
     # A clip from 0 on and one without a start are the same source.
     known["start"] = pc.if_else(pc.equal(known["start"], 0.0), None, known["start"])
-    uris = _resolve(known["video"], config.dataset.uri)
     _check_ranges(known, config.dataset.uri)
-    keys = [i if i is not None else u for i, u in zip(known["id"].to_pylist(), uris, strict=True)]
-    ids = [
-        source_id(key, start, end)
-        for key, start, end in zip(
-            keys, known["start"].to_pylist(), known["end"].to_pylist(), strict=True
-        )
-    ]
+    uris = _resolve(known["video"], config.dataset.uri)
+    keys = pc.coalesce(known["id"], uris)
+    ids = _source_ids(keys, known["start"], known["end"])
     _check_unique(ids, keys, config.dataset.uri)
-    versions, failures, told = _versions(uris, known["version"].to_pylist(), listing, config)
-    rows = range(table.num_rows)
+    versions, failures, told = _versions(uris, known["version"], listing, config)
+    reasons = {row: str(failure.reason) for row, failure in failures.items()}
+    messages = {row: failure.message for row, failure in failures.items()}
     sources = pa.table(
         {
             "source_id": ids,
             "id": known["id"],
-            "uri": pa.array(uris, pa.string()),
+            "uri": uris,
             "start": known["start"],
             "end": known["end"],
-            "version": pa.array(versions, pa.string()),
+            "version": versions,
             "pinned": pc.or_(pc.is_null(known["version"]), listing.from_store),
             **{name: known[name] for name in _HINTS},
-            "reason": pa.array([_reason(failures.get(row)) for row in rows], pa.string()),
-            "message": pa.array([_message(failures.get(row)) for row in rows], pa.string()),
+            "reason": _scattered(reasons, table.num_rows),
+            "message": _scattered(messages, table.num_rows),
         }
     )
     taken = {*names.values(), "caption"}
     extra = [name for name in table.column_names if name not in taken]
-    columns = _user_columns(table, ids, known["caption"], extra)
+    columns = user_columns(table, ids, known["caption"], extra)
     return Catalog(sources, columns, (*listing.notes, *notes, *told))
 
 
@@ -161,155 +157,100 @@ def _cast(table: pa.Table, name: str, kind: pa.DataType, uri: str) -> pa.Chunked
         raise UserError(f"{uri}: column {name!r} cannot be read as {kind}: {error}") from error
 
 
-def _resolve(videos: pa.ChunkedArray, dataset_uri: str) -> list[str]:
+def _scattered(values: Mapping[int, str], count: int) -> pa.Array:
+    """A column of ``count`` rows with texts at some of them, and null elsewhere."""
+    at = np.full(count, -1)
+    at[list(values)] = np.arange(len(values))
+    return pa.array(list(values.values()), pa.string()).take(pa.array(at, mask=at < 0))
+
+
+def _in_batches(table: pa.Table, function: Callable[[pa.Table], list[str]]) -> pa.ChunkedArray:
+    """A column of text that is made of the rows, some at a time."""
+    batches = (table.slice(first, _BATCH) for first in range(0, table.num_rows, _BATCH))
+    return pa.chunked_array([pa.array(function(b), pa.string()) for b in batches], pa.string())
+
+
+def _resolve(videos: pa.ChunkedArray, dataset_uri: str) -> pa.ChunkedArray:
+    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(videos), ""), True)
+    row = pc.index(empty, True).as_py()
+    if row >= 0:
+        raise UserError(f"{dataset_uri}: row {row + 1} names no video; fill or remove the row")
     scheme, remote, path = absolute(dataset_uri).rpartition("://")
     folder = f"{scheme}{remote}{posixpath.dirname(path)}"
-    uris = []
-    for row, video in enumerate(videos.to_pylist()):
-        if video is None or not video.strip():
-            raise UserError(f"{dataset_uri}: row {row + 1} names no video; fill or remove the row")
-        uris.append(absolute(video, folder))
-    return uris
+    return _in_batches(
+        pa.table({"video": videos}),
+        lambda rows: [absolute(video, folder) for video in rows["video"].to_pylist()],
+    )
 
 
-def _check_ranges(known: dict[str, Any], uri: str) -> None:
-    for row, (start, end) in enumerate(
-        zip(known["start"].to_pylist(), known["end"].to_pylist(), strict=True)
-    ):
-        if (start is not None and not 0 <= start < float("inf")) or (
-            end is not None and not (start or 0) < end < float("inf")
-        ):
-            raise UserError(
-                f"{uri}: row {row + 1} has start {start} and end {end}; "
-                "seconds with 0 <= start < end are wanted"
-            )
+def _source_ids(
+    keys: pa.ChunkedArray, start: pa.ChunkedArray, end: pa.ChunkedArray
+) -> pa.ChunkedArray:
+    def ids(rows: pa.Table) -> list[str]:
+        columns = (column.to_pylist() for column in rows.columns)
+        return [source_id(*row) for row in zip(*columns, strict=True)]
+
+    return _in_batches(pa.table({"key": keys, "start": start, "end": end}), ids)
 
 
-def _check_unique(ids: list[str], keys: list[str], uri: str) -> None:
+def _check_ranges(known: Mapping[str, pa.ChunkedArray], uri: str) -> None:
+    start, end = known["start"], known["end"]
+    begin = pc.fill_null(start, 0.0)
+    good = pc.and_(
+        pc.and_(pc.greater_equal(begin, 0.0), pc.less(begin, math.inf)),
+        pc.fill_null(pc.and_(pc.less(begin, end), pc.less(end, math.inf)), True),
+    )
+    row = pc.index(good, False).as_py()
+    if row >= 0:
+        raise UserError(
+            f"{uri}: row {row + 1} has start {start[row].as_py()} and end {end[row].as_py()}; "
+            "seconds with 0 <= start < end are wanted"
+        )
+
+
+def _check_unique(ids: pa.ChunkedArray, keys: pa.ChunkedArray, uri: str) -> None:
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counts = pc.value_counts(ids)
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     first: dict[str, int] = {}
-    for row, identity in enumerate(ids):
-        if identity in first:
+    for row in np.flatnonzero(np.asarray(pc.is_in(ids, twice))).tolist():
+        before = first.setdefault(ids[row].as_py(), row)
+        if before != row:
             raise UserError(
-                f"{uri}: rows {first[identity] + 1} and {row + 1} are the same source "
-                f"({keys[row]!r} with equal start and end); remove one, or "
+                f"{uri}: rows {before + 1} and {row + 1} are the same source "
+                f"({keys[row].as_py()!r} with equal start and end); remove one, or "
                 "give each an id of its own"
             )
-        first[identity] = row
 
 
 def _versions(
-    uris: Sequence[str], given: Sequence[str | None], listing: Listing, config: Config
-) -> tuple[list[str], Mapping[int, SourceError], tuple[str, ...]]:
+    uris: pa.ChunkedArray, given: pa.ChunkedArray, listing: Listing, config: Config
+) -> tuple[pa.ChunkedArray, Mapping[int, SourceError], tuple[str, ...]]:
     """Version of every source, failures by row, and notes.
 
     Versions come from the store's listing or the dataset's column, else from the inventory; for the
     rest the store is asked.
     """
     failures = dict(listing.failures)
-    wanted = {
-        uri
-        for row, (uri, version) in enumerate(zip(uris, given, strict=True))
-        if version is None and row not in failures
-    }
+    missing = np.flatnonzero(np.asarray(pc.is_null(given)))
+    rows = [row for row in missing.tolist() if row not in failures]
+    wanted = dict(zip(rows, uris.take(pa.array(rows, pa.int64())).to_pylist(), strict=True))
     answers: dict[str, str | SourceError] = {}
     notes: tuple[str, ...] = ()
     if config.dataset.inventory is not None and wanted and not listing.from_store:
-        answers |= inventory_versions(config.dataset.inventory, wanted, config.storage)
-        absent = len(wanted) - len(answers)
+        files = set(wanted.values())
+        answers |= inventory_versions(config.dataset.inventory, files, config.storage)
+        absent = len(files) - len(answers)
         if absent:
             notes = (f"the store is asked for {absent} videos that dataset.inventory has not",)
-    answers |= find_versions(wanted - answers.keys(), config.storage)
-    versions = []
-    for row, (uri, version) in enumerate(zip(uris, given, strict=True)):
-        answer = version if version is not None else answers.get(uri, "")
+    answers |= find_versions(set(wanted.values()) - answers.keys(), config.storage)
+    found: dict[int, str] = {}
+    for row, uri in wanted.items():
+        answer = answers[uri]
         if isinstance(answer, SourceError):
             failures[row] = answer
-        versions.append("" if isinstance(answer, SourceError) else answer)
+        else:
+            found[row] = answer
+    versions = pc.fill_null(pc.coalesce(given, _scattered(found, len(given))), "")
     return versions, failures, notes
-
-
-def _reason(failure: SourceError | None) -> str | None:
-    return None if failure is None else str(failure.reason)
-
-
-def _message(failure: SourceError | None) -> str | None:
-    return None if failure is None else failure.message
-
-
-def _user_columns(
-    table: pa.Table, ids: list[str], caption: pa.ChunkedArray, extra: list[str]
-) -> pa.Table:
-    # Delta tables tell no upper from lower case.
-    lower = Counter(name.lower() for name in extra)
-    taken = _RESERVED | {"caption"}
-    clash = sorted(name for name in extra if name.lower() in taken or lower[name.lower()] > 1)
-    if clash:
-        raise UserError(
-            f"the dataset's columns {', '.join(clash)} have names that the cache uses itself, or "
-            "that differ by case alone; rename them in the dataset, or name them under "
-            "dataset.columns"
-        )
-    columns = {
-        name: _storable(table[name], name)
-        for name in extra
-        if not pa.types.is_null(table[name].type)
-    }
-    rows = pa.table({"caption": caption, **columns}).to_pylist()
-    digests = [
-        stable_hash(["columns", {k: _plain(v) for k, v in row.items() if v is not None}])
-        for row in rows
-    ]
-    return pa.table({"source_id": ids, "digest": digests, "caption": caption, **columns})
-
-
-def _storable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """A column in a type that Delta tables have."""
-    kind = column.type
-    try:
-        if pa.types.is_unsigned_integer(kind):
-            return column.cast(pa.int64())
-        if pa.types.is_float16(kind):
-            return column.cast(pa.float32())
-        DeltaSchema.from_arrow(pa.schema([(name, kind)]))
-    except Exception as error:  # Arrow and delta-rs raise errors of several kinds
-        raise UserError(
-            f"the dataset's column {name!r} of type {kind} cannot be kept: "
-            f"{str(error).splitlines()[0]}; convert it, or "
-            "leave it out"
-        ) from error
-    return column
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it, for the digest that tells whether a row changed."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    return value if isinstance(value, bool | int | float | str) else repr(value)
-
-
-def changed_columns(catalog: Catalog, known: pa.Table) -> pa.Table:
-    """Rows of ``catalog.columns`` whose digest is not the newest one in the table ``captions``.
-
-    Adds the column ``revision``: one more than the newest known, from 1.
-    """
-    newest = newest_by_source(known.select(["source_id", "revision", "digest"]))
-    seen = {row["source_id"]: (row["revision"], row["digest"]) for row in newest.to_pylist()}
-    ids = catalog.columns["source_id"].to_pylist()
-    digests = catalog.columns["digest"].to_pylist()
-    keep = [seen.get(i, (0, None))[1] != d for i, d in zip(ids, digests, strict=True)]
-    revisions = [seen.get(i, (0, None))[0] + 1 for i in ids]
-    table = catalog.columns.append_column("revision", pa.array(revisions, pa.int64()))
-    return table.filter(pa.array(keep, pa.bool_()))
-
-
-def newest_by_source(table: pa.Table) -> pa.Table:
-    """The row of the highest revision of every source (ties: the last by ``run_id``)."""
-    if table.num_rows == 0:
-        return table
-    keys = [("source_id", "ascending"), ("revision", "ascending")]
-    if "run_id" in table.column_names:
-        keys.append(("run_id", "ascending"))
-    ordered = table.take(pc.sort_indices(table, sort_keys=keys))
-    ids = ordered["source_id"].combine_chunks()
-    last = pc.fill_null(pc.not_equal(ids[:-1], ids[1:]), True)
-    return ordered.filter(pa.concat_arrays([last, pa.array([True])]))

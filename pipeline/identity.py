@@ -11,6 +11,8 @@ from typing import Any
 
 ID_DIGITS = 32
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
 
 def stable_hash(value: Any) -> str:
     """First 32 hex digits of the SHA-256 of ``value`` as canonical JSON.
@@ -18,8 +20,7 @@ def stable_hash(value: Any) -> str:
     Floats must be exact in the identity that they serve: they are written with ``repr``'s shortest
     round-trip digits. Raises ``TypeError`` for what JSON cannot hold, ``ValueError`` for NaN.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:ID_DIGITS]
+    return hashlib.sha256(_CANONICAL.encode(value).encode("utf-8")).hexdigest()[:ID_DIGITS]
 
 
 def source_id(key: str, start: float | None, end: float | None) -> str:

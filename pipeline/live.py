@@ -6,7 +6,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog import newest_by_source
+
+def newest_by_source(table: pa.Table) -> pa.Table:
+    """The row of the highest revision of every source (ties: the last by ``run_id``)."""
+    if table.num_rows == 0:
+        return table
+    keys = [("source_id", "ascending"), ("revision", "ascending")]
+    if "run_id" in table.column_names:
+        keys.append(("run_id", "ascending"))
+    ordered = table.take(pc.sort_indices(table, sort_keys=keys))
+    ids = ordered["source_id"].combine_chunks()
+    last = pc.fill_null(pc.not_equal(ids[:-1], ids[1:]), True)
+    return ordered.filter(pa.concat_arrays([last, pa.array([True])]))
 
 
 def present_sources(sources: pa.Table) -> pa.Table:

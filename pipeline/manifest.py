@@ -14,6 +14,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from pipeline.contract import CONTRACT_PATH, FORMAT_VERSION, Contract
 from pipeline.errors import UserError
+from pipeline.ranges import RangedRows
 from pipeline.retry import Retry
 from pipeline.schema import TABLES
 from pipeline.storage import Store
@@ -27,6 +28,9 @@ _TABLE_SETTINGS = {
 """Snapshots pin table versions, so delta-rs must never clean the log up by itself."""
 
 SNAPSHOT_FOLDER = "snapshots"
+
+_READ_AHEAD = {"batch_size": 65_536, "batch_readahead": 2, "fragment_readahead": 2}
+"""How much of a table is in memory at once while it is read."""
 
 _TOKEN = "append"
 """Key in a commit's metadata that tells whose it is."""
@@ -104,9 +108,25 @@ class Manifest:
             found = self._open(table, version)
             if found is None:
                 return self.empty(table) if wanted is None else self.empty(table).select(wanted)
-            return found.to_pyarrow_dataset().to_table(columns=wanted, filter=where)
+            return found.to_pyarrow_dataset().to_table(columns=wanted, filter=where, **_READ_AHEAD)
 
         return self._patiently(read)
+
+    def by_range(
+        self, table: str, columns: Sequence[str], version: int | None = None
+    ) -> RangedRows:
+        """Columns of all rows, to be read one range of the source hash at a time."""
+
+        def gather() -> RangedRows:
+            rows = RangedRows(self.empty(table).select(list(columns)).schema)
+            found = self._open(table, version)
+            if found is not None:
+                scanner = found.to_pyarrow_dataset().scanner(list(columns), **_READ_AHEAD)
+                for batch in scanner.to_batches():
+                    rows.add(batch)
+            return rows
+
+        return self._patiently(gather)
 
     @staticmethod
     def empty(table: str) -> pa.Table:
@@ -167,7 +187,8 @@ class Manifest:
 
     def schema(self, table: str) -> pa.Schema:
         """The columns of a table as they are now."""
-        return self.read(table, where=pc.scalar(False)).schema
+        found = self._patiently(lambda: self._open(table, None))
+        return TABLES[table] if found is None else found.to_pyarrow_dataset().schema
 
     def _cast(self, rows: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
         try:

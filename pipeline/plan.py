@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.buckets import Bucket
 from pipeline.carry import Row, carry_over
-from pipeline.catalog import Catalog, changed_columns, newest_by_source
-from pipeline.choose import choose
+from pipeline.catalog import Catalog
+from pipeline.choose import Chooser
+from pipeline.compare import compare
 from pipeline.config import Config
 from pipeline.coverage import Coverage, committed_coverage
 from pipeline.errors import SourceError
@@ -82,24 +82,22 @@ def make_plan(
     Reads the manifest, probes the headers of new and changed sources whose hints do not say enough,
     and changes nothing.
     """
-    latest = newest_by_source(manifest.read("sources"))
-    choice = choose(
-        config, recipe, catalog.sources, latest, overwrite=overwrite, retry_failed=retry_failed
-    )
-    todo = _probe(choice.todo, recipe, probe)
+    chooser = Chooser(config, recipe, overwrite, retry_failed)
+    found = compare(catalog, manifest, chooser, whole=config.dataset.limit is None)
+    todo = _probe(found.todo, recipe, probe)
     todo = [_resolve(source, recipe, run_id if overwrite else None) for source in todo]
     covered = committed_coverage(manifest, {s.generation for s in todo if s.failure is None})
     todo = [replace(s, coverage=covered.get(s.generation, Coverage())) for s in todo]
     todo, carried = carry_over(manifest, recipe, todo)
     planned = {source.source_id: source for source in todo}
     return Plan(
-        kinds=choice.kinds,
-        standing=choice.standing,
+        kinds=found.kinds,
+        standing=found.standing,
         sources=planned,
         carried=tuple(carried),
         units=tuple(make_units(config, recipe, planned.values())),
-        removed=_removed(config, catalog, latest),
-        columns=changed_columns(catalog, manifest.read("captions")),
+        removed=found.removed,
+        columns=found.columns,
         total=catalog.sources.num_rows,
     )
 
@@ -135,14 +133,3 @@ def _resolve(source: SourcePlan, recipe: Recipe, rebuild: str | None) -> SourceP
         generation=generation_id(source.source_id, source.version, key, rebuild),
         previous=source.previous if rebuild is None else None,
     )
-
-
-def _removed(config: Config, catalog: Catalog, latest: pa.Table) -> pa.Table:
-    """Rows of sources that are in the cache and no longer in the dataset.
-
-    None under ``dataset.limit``, which looks at a part of the dataset only.
-    """
-    if config.dataset.limit is not None or latest.num_rows == 0:
-        return latest.slice(0, 0)
-    gone = pc.invert(pc.is_in(latest["source_id"], catalog.sources["source_id"].combine_chunks()))
-    return latest.filter(pc.and_(gone, pc.not_equal(latest["status"], "removed")))

@@ -9,9 +9,11 @@ from helpers import LOCAL, make_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog import changed_columns, newest_by_source, read_catalog
+from pipeline.catalog import read_catalog
+from pipeline.columns import changed_columns
 from pipeline.errors import UserError
 from pipeline.identity import source_id
+from pipeline.live import newest_by_source
 from pipeline.manifest import Manifest
 from pipeline.reading import stat_source
 
@@ -347,13 +349,13 @@ def test_changed_columns_are_those_of_another_digest(listed):
     catalog = listed(
         [{"video": f"{n}.mp4", "version": "v", "caption": str(n), "n": n} for n in range(3)]
     )
-    first = changed_columns(catalog, Manifest.empty("captions"))
+    first = changed_columns(catalog.columns, Manifest.empty("captions"))
     assert first["revision"].to_pylist() == [1, 1, 1]
     ids = first["source_id"].to_pylist()
     known = first.select(["source_id", "revision", "digest"])
-    assert changed_columns(catalog, known).num_rows == 0
+    assert changed_columns(catalog.columns, known).num_rows == 0
     newer = pa.table({"source_id": ids[1:2], "revision": [4], "digest": ["other"]})
-    again = changed_columns(catalog, pa.concat_tables([newer, known.slice(0, 2)]))
+    again = changed_columns(catalog.columns, pa.concat_tables([newer, known.slice(0, 2)]))
     assert again["source_id"].to_pylist() == ids[1:]
     assert again["revision"].to_pylist() == [5, 1]
     assert again["caption"].to_pylist() == ["1", "2"]

@@ -5,7 +5,7 @@ from helpers import SMALL, TALL, WIDE, make_config, make_recipe, source_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.choose import KINDS, choose
+from pipeline.choose import KINDS, Chooser
 from pipeline.errors import Reason
 from pipeline.schema import SOURCES
 
@@ -84,7 +84,7 @@ def test_columns_choose_as_rows_do(data, overwrite, retry, chunks):
         pa.Table.from_pylist(sources[k::chunks], CATALOG) for k in range(chunks)
     )
     table = pa.Table.from_pylist(list(latest.values()), SOURCES)
-    choice = choose(CONFIG, RECIPE, catalog, table, overwrite=overwrite, retry_failed=retry)
+    choice = Chooser(CONFIG, RECIPE, overwrite, retry).choose(catalog, table)
 
     kinds, standing, todo = dict.fromkeys(KINDS, 0), {"ok": 0, "skipped": 0, "failed": 0}, {}
     for row in sources:

@@ -11,11 +11,11 @@ import numpy as np
 
 from pipeline.buckets import Bucket
 from pipeline.cache import LatentCache
-from pipeline.catalog import newest_by_source
 from pipeline.commit import Committer
 from pipeline.config import StorageConfig
 from pipeline.coverage import Coverage, committed_coverage
 from pipeline.identity import stable_hash
+from pipeline.live import newest_by_source
 from pipeline.maintain.vacuum import Keep
 from pipeline.manifest import Manifest
 from pipeline.packs import Event, PackMeta, facts_to_json, to_batch

@@ -1,0 +1,103 @@
+"""The dataset's own columns: caption and pass-through, kept in the table ``captions``."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import Schema as DeltaSchema
+
+from pipeline.errors import UserError
+from pipeline.identity import stable_hash
+from pipeline.live import newest_by_source
+
+_RESERVED = frozenset({"source_id", "revision", "run_id", "digest", "committed_at", "caption"})
+_BATCH = 65_536
+
+
+def user_columns(
+    table: pa.Table, ids: pa.ChunkedArray, caption: pa.ChunkedArray, extra: Sequence[str]
+) -> pa.Table:
+    """source_id, digest (of all that follows), caption and the columns ``extra`` of a dataset.
+
+    Raises ``UserError``: a name that the cache uses, or a type that it cannot keep.
+    """
+    # Delta tables tell no upper from lower case.
+    lower = Counter(name.lower() for name in extra)
+    clash = sorted(name for name in extra if name.lower() in _RESERVED or lower[name.lower()] > 1)
+    if clash:
+        raise UserError(
+            f"the dataset's columns {', '.join(clash)} have names that the cache uses itself, or "
+            "that differ by case alone; rename them in the dataset, or name them under "
+            "dataset.columns"
+        )
+    columns = {
+        name: _storable(table[name], name)
+        for name in extra
+        if not pa.types.is_null(table[name].type)
+    }
+    kept = pa.table({"caption": caption, **columns})
+    digests = [_digests(kept.slice(at, _BATCH)) for at in range(0, kept.num_rows, _BATCH)]
+    digest = pa.chunked_array(digests, pa.string())
+    return pa.table({"source_id": ids, "digest": digest, "caption": caption, **columns})
+
+
+def _storable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column in a type that Delta tables have."""
+    kind = column.type
+    try:
+        if pa.types.is_unsigned_integer(kind):
+            return column.cast(pa.int64())
+        if pa.types.is_float16(kind):
+            return column.cast(pa.float32())
+        DeltaSchema.from_arrow(pa.schema([(name, kind)]))
+    except Exception as error:  # Arrow and delta-rs raise errors of several kinds
+        raise UserError(
+            f"the dataset's column {name!r} of type {kind} cannot be kept: "
+            f"{str(error).splitlines()[0]}; convert it, or "
+            "leave it out"
+        ) from error
+    return column
+
+
+def _digests(rows: pa.Table) -> pa.Array:
+    names = rows.column_names
+    columns = [column.to_pylist() for column in rows.columns]
+    return pa.array(
+        [
+            stable_hash(
+                [
+                    "columns",
+                    {
+                        name: _plain(value)
+                        for name, value in zip(names, row, strict=True)
+                        if value is not None
+                    },
+                ]
+            )
+            for row in zip(*columns, strict=True)
+        ],
+        pa.string(),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, for the digest that tells whether a row changed."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if isinstance(value, bool | int | float | str) else repr(value)
+
+
+def changed_columns(columns: pa.Table, known: pa.Table) -> pa.Table:
+    """Rows of ``columns`` whose digest is not the newest one in ``known``.
+
+    Both have source_id and digest, ``known`` (rows of the table ``captions``) also the revision.
+    Adds the column ``revision``: one more than the newest known, from 1.
+    """
+    newest = newest_by_source(known.select(["source_id", "revision", "digest"]))
+    at = pc.index_in(columns["source_id"], newest["source_id"].combine_chunks())
+    revision = pc.add(pc.fill_null(newest["revision"].take(at), 0), 1)
+    differs = pc.fill_null(pc.not_equal(newest["digest"].take(at), columns["digest"]), True)
+    return columns.append_column("revision", revision).filter(differs)

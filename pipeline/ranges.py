@@ -1,0 +1,100 @@
+"""Rows kept aside and given back one range of the source hash at a time, in bounded memory."""
+
+import os
+import tempfile
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+RANGES = 256
+"""Ranges of the source hash, by its first two hexadecimal digits."""
+
+_DIGITS = pa.array([f"{number:02x}" for number in range(RANGES)])
+_SPAN_ROWS = 32_768
+_PIECE_BYTES = 32 << 20
+
+
+class RangedRows:
+    """Rows with a column ``source_id``, added in any order and read range by range.
+
+    They go to a temporary file without a name (which the system removes, even when the process is
+    killed) whenever some megabytes have come together; few rows never leave memory. A context
+    manager.
+    """
+
+    def __init__(self, schema: pa.Schema, piece_bytes: int = _PIECE_BYTES) -> None:
+        """``piece_bytes`` are gathered in memory before they are written."""
+        self.schema = schema
+        self.num_rows = 0
+        self._piece_bytes = piece_bytes
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
+        self._places: list[npt.NDArray[np.int64]] = []
+        self._waiting: list[pa.Table] = []
+        self._arranged: tuple[pa.Table, npt.NDArray[np.int64]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._waiting, self._arranged = [], None
+        self._file.close()
+
+    def add(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Keep rows, with at least the columns of ``schema``."""
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        self.num_rows += table.num_rows
+        self._waiting.append(table.select(self.schema.names).cast(self.schema))
+        self._arranged = None
+        if sum(waiting.nbytes for waiting in self._waiting) >= self._piece_bytes:
+            self._write(*_arrange(pa.concat_tables(self._waiting)))
+            self._waiting = []
+
+    def read(self, span: range) -> pa.Table:
+        """All rows of the ranges of a span, within 0 and ``RANGES``, as one chunk."""
+        if self._arranged is None:
+            self._arranged = _arrange(pa.concat_tables([self.schema.empty_table(), *self._waiting]))
+        table, bounds = self._arranged
+        found = [self._read_piece(places, n) for places in self._places for n in span]
+        last = table.slice(bounds[span.start], bounds[span.stop] - bounds[span.start])
+        return pa.concat_tables([*found, last]).combine_chunks()
+
+    def _write(self, table: pa.Table, bounds: npt.NDArray[np.int64]) -> None:
+        places = np.zeros(RANGES + 1, np.int64)
+        places[0] = self._file.seek(0, os.SEEK_END)
+        for number in range(RANGES):
+            rows = table.slice(bounds[number], bounds[number + 1] - bounds[number])
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, self.schema) as stream:
+                stream.write_table(rows)
+            places[number + 1] = places[number] + self._file.write(sink.getvalue())
+        self._file.flush()
+        self._places.append(places)
+
+    def _read_piece(self, places: npt.NDArray[np.int64], number: int) -> pa.Table:
+        size = int(places[number + 1] - places[number])
+        data = os.pread(self._file.fileno(), size, int(places[number]))
+        return pa.ipc.open_stream(data).read_all()
+
+
+def spans(rows: int) -> list[range]:
+    """All ranges, in spans that hold some ten thousand of ``rows`` rows each if there are many."""
+    step = max(1, RANGES * _SPAN_ROWS // max(rows, 1))
+    return [range(at, min(at + step, RANGES)) for at in range(0, RANGES, step)]
+
+
+def _arrange(table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """Rows sorted by range, and the first row of each range (and the end)."""
+    digits = pc.utf8_slice_codeunits(table["source_id"], 0, 2)
+    ranges = pc.index_in(digits, _DIGITS).to_numpy().astype(np.uint8)
+    order = np.argsort(ranges, kind="stable")
+    bounds = np.searchsorted(ranges[order], np.arange(RANGES + 1))
+    return table.combine_chunks().take(order), bounds
