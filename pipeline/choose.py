@@ -19,6 +19,9 @@ STATES = ("ok", "skipped", "failed")
 _ADDED, _CHANGED, _REUSABLE, _FAILED = range(len(KINDS))
 _TRANSIENT = pa.array([str(reason) for reason in Reason if reason.transient])
 
+_SIZE = 2**31 - 1
+"""Heights and widths are 32-bit integers of 0 or more."""
+
 Flags = npt.NDArray[np.bool_]
 
 
@@ -95,12 +98,12 @@ class Chooser:
         """
         unknown = _flags(pc.is_null(before["width"]))
         columns = [before[name] for name in ("width", "height", "is_image")]
-        sizes = np.stack(
-            [np.asarray(pc.fill_null(c.cast(pa.int64()), 0).to_numpy()) for c in columns], axis=1
+        width, height, is_image = (
+            np.asarray(pc.fill_null(column.cast(pa.int64()), 0).to_numpy()) for column in columns
         )
-        distinct, index = np.unique(sizes, axis=0, return_inverse=True)
-        wanted = [self._key(*size) for size in distinct.tolist()]
-        expected = pa.array(wanted, pa.string()).take(pa.array(index.reshape(-1)))
+        distinct, index = np.unique(width << 32 | height << 1 | is_image, return_inverse=True)
+        wanted = [self._key(size >> 32, size >> 1 & _SIZE, size & 1) for size in distinct.tolist()]
+        expected = pa.array(wanted, pa.string()).take(pa.array(index))
         return unknown | _flags(pc.equal(before["recipe"], expected))
 
     def _key(self, width: int, height: int, is_image: int) -> str:

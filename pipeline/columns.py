@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from deltalake import Schema as DeltaSchema
 
 from pipeline.errors import UserError
-from pipeline.identity import stable_hash
+from pipeline.identity import canonical, hash_text
 from pipeline.live import newest_by_source
 
 _RESERVED = frozenset({"source_id", "revision", "run_id", "digest", "committed_at", "caption"})
@@ -63,31 +63,29 @@ def _storable(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _digests(rows: pa.Table) -> pa.Array:
-    names = rows.column_names
-    columns = [column.to_pylist() for column in rows.columns]
-    return pa.array(
-        [
-            stable_hash(
-                [
-                    "columns",
-                    {
-                        name: _plain(value)
-                        for name, value in zip(names, row, strict=True)
-                        if value is not None
-                    },
-                ]
-            )
-            for row in zip(*columns, strict=True)
-        ],
-        pa.string(),
-    )
+    """``stable_hash`` of ["columns", {name: value}] for every row, without its nulls."""
+    texts = [_members(canonical(name), rows[name]) for name in sorted(rows.column_names)]
+    digests = [
+        hash_text(f'["columns",{{{",".join(filter(None, row))}}}]')
+        for row in zip(*texts, strict=True)
+    ]
+    return pa.array(digests, pa.string())
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it, for the digest that tells whether a row changed."""
-    if isinstance(value, float) and not math.isfinite(value):
+def _members(key: str, column: pa.ChunkedArray) -> list[str | None]:
+    """``key`` and a value each, as in a JSON object; None for null."""
+    return [None if value is None else f"{key}:{_json(value)}" for value in column.to_pylist()]
+
+
+def _json(value: Any) -> str:
+    """A value as canonical JSON; what JSON cannot hold as the text that Python shows for it."""
+    if isinstance(value, str):
+        return canonical(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return repr(value)
-    return value if isinstance(value, bool | int | float | str) else repr(value)
+    return canonical(repr(value))
 
 
 def changed_columns(columns: pa.Table, known: pa.Table) -> pa.Table:

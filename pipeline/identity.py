@@ -20,12 +20,23 @@ def stable_hash(value: Any) -> str:
     Floats must be exact in the identity that they serve: they are written with ``repr``'s shortest
     round-trip digits. Raises ``TypeError`` for what JSON cannot hold, ``ValueError`` for NaN.
     """
-    return hashlib.sha256(_CANONICAL.encode(value).encode("utf-8")).hexdigest()[:ID_DIGITS]
+    return hash_text(canonical(value))
+
+
+def canonical(value: Any) -> str:
+    """``value`` as canonical JSON. Fast for a text alone."""
+    return _CANONICAL.encode(value)
+
+
+def hash_text(text: str) -> str:
+    """``stable_hash`` of what ``text`` is the canonical JSON of."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:ID_DIGITS]
 
 
 def source_id(key: str, start: float | None, end: float | None) -> str:
     """Identity of a source: the dataset's ``id`` (else the URI) and the clip range in seconds."""
-    return stable_hash(["source", key, start, end])
+    span = ["null" if time is None else canonical(time) for time in (start, end)]
+    return hash_text(f'["source",{canonical(key)},{span[0]},{span[1]}]')
 
 
 def sample_id(

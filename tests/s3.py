@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -105,3 +106,14 @@ def _wait_until_ready(server: S3, process: subprocess.Popen, folder: Path) -> No
             server.filesystem().mkdir(BUCKET)
             return
         time.sleep(0.2)
+
+
+def main() -> int:
+    """``python -m tests.s3 COMMAND…``: run a command beside a server of its own."""
+    with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)) as server:
+        settings = {**server.environment, "AWS_ENDPOINT_URL": server.endpoint}
+        return subprocess.run(sys.argv[1:], env={**os.environ, **settings}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""How long listing objects on S3 takes, against raw pages of ListObjectsV2."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import botocore.session
+
+from pipeline.catalog import read_catalog
+from pipeline.config import Config, DatasetConfig, StorageConfig
+from pipeline.listing import read_listing
+from pipeline.storage import open_filesystem
+
+_TURNS = 3
+_AT_ONCE = 64
+_STORAGE = StorageConfig()
+"""Endpoint, region and credentials come from the environment."""
+
+
+def benchmark_listing(uri: str, objects: int) -> None:
+    """Fill the prefix if it is empty; list it in turns; print medians and last JSON.
+
+    Raises ``RuntimeError`` where the prefix holds another number of objects.
+    """
+    if _raw(uri) == 0:
+        _fill(uri, objects)
+    kinds: dict[str, Callable[[str], int]] = {"raw": _raw, "listing": _listing, "catalog": _catalog}
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(_TURNS):
+        for name, function in kinds.items():
+            begun = time.monotonic()
+            found = function(uri)
+            seconds[name].append(time.monotonic() - begun)
+            if found != objects:
+                raise RuntimeError(f"{uri} holds {found} objects, not {objects}")
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    ratio = medians["listing"] / medians["raw"]
+    print(f"raw ListObjectsV2 pages     {medians['raw']:.2f} s")
+    print(f"the listing of a run        {medians['listing']:.2f} s, {ratio:.2f} times that")
+    print(f"with identities (catalog)   {medians['catalog']:.2f} s")
+    print(json.dumps({"objects": objects, "seconds": seconds, "ratio": ratio}))
+
+
+def _raw(uri: str) -> int:
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    client = botocore.session.get_session().create_client("s3")
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+    return sum(len(page.get("Contents", ())) for page in pages)
+
+
+def _listing(uri: str) -> int:
+    count: int = read_listing(DatasetConfig(uri=uri), _STORAGE, ()).table.num_rows
+    return count
+
+
+def _catalog(uri: str) -> int:
+    config = Config.model_validate(
+        {
+            "dataset": {"uri": uri},
+            "output": {"uri": "unused"},
+            "buckets": [{"height": 256, "width": 256}],
+            "vae": {"random_seed": 0},
+        }
+    )
+    count: int = read_catalog(config).sources.num_rows
+    return count
+
+
+def _fill(uri: str, objects: int) -> None:
+    """Tiny objects, in folders of a thousand."""
+    filesystem, root = open_filesystem(uri, _STORAGE)
+    for first in range(0, objects, 1000):
+        folder = f"{root}/{first // 1000:06d}"
+        names = range(first, min(first + 1000, objects))
+        filesystem.pipe({f"{folder}/{n:09d}.mp4": b"x" for n in names}, batch_size=_AT_ONCE)
