@@ -110,6 +110,11 @@ class Sheet:
         self._count = 0
         self._step = 1
 
+    @property
+    def labels(self) -> list[str]:
+        """Of the frames held, in order."""
+        return [label for label, _, _ in self._rows]
+
     def add(self, label: str, given: Picture, decoded: Picture) -> None:
         """Take the next frame into account: two pictures of one size."""
         if self._count % self._step == 0:
