@@ -48,6 +48,12 @@ def _parse_fps(value: object) -> object:
     return str(fps)
 
 
+def _parse_auto(value: object) -> object:
+    if isinstance(value, str) and value != "auto":
+        raise ValueError("write a number, or auto")
+    return None if value == "auto" else value
+
+
 def _refuse_credentials(value: str) -> str:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:[^/@]*@", value):
         scheme = value.split("://", 1)[0]
@@ -150,23 +156,30 @@ class ResizeConfig(_Section):
 
 
 class WidthsConfig(_Section):
-    """Widths of a VAE other than the published one; the fields of ``vae.VAEConfig``."""
+    """Widths of the VAE, the fields of ``vae.VAEConfig``; null: the checkpoint's, or published.
 
-    num_res_blocks: int = 2
-    encoder_ch: int = 32
-    encoder_ch_mult: tuple[int, ...] = (4, 8, 16, 16)
-    decoder_ch: int = 128
-    decoder_ch_mult: tuple[int, ...] = (1, 2, 4, 4)
-    norm_groups: int = 32
+    The groups of the norms are not told by a checkpoint: null is always the published model's.
+    """
+
+    num_res_blocks: int | None = None
+    encoder_ch: int | None = None
+    encoder_ch_mult: tuple[int, ...] | None = None
+    decoder_ch: int | None = None
+    decoder_ch_mult: tuple[int, ...] | None = None
+    norm_groups: int | None = None
 
 
 class VAESection(_Section):
-    """The encoder. Either ``checkpoint`` (the published file) or ``random_seed`` (demo, tests)."""
+    """The encoder. Either ``checkpoint`` (the published file) or ``random_seed`` (demo, tests).
+
+    ``version`` and ``z_channels`` are None for ``auto``: told by the checkpoint; without one, 2 and
+    the published number of the version.
+    """
 
     checkpoint: Place | None = None
     random_seed: int | None = None
-    version: Literal[2] = 2
-    z_channels: int = 64
+    version: Annotated[Literal[1, 2] | None, BeforeValidator(_parse_auto)] = None
+    z_channels: Annotated[int | None, BeforeValidator(_parse_auto), Field(gt=0)] = None
     widths: WidthsConfig = WidthsConfig()
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"

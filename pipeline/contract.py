@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pipeline.errors import UserError
 from pipeline.identity import stable_hash
+from vae import COMPRESSIONS
 
 FORMAT_VERSION = 1
 """Version of the cache's layout on storage; readers refuse a newer one."""
@@ -51,6 +52,11 @@ class Contract:
         """Names of the tensors stored for each sample."""
         return ("mean", "logvar") if self.statistic == "moments" else (self.statistic,)
 
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels for one latent position, in height and in width; the version decides it."""
+        return COMPRESSIONS[self.vae_version].spatial
+
     def to_json(self) -> str:
         """The text of ``contract.json``."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -68,6 +74,11 @@ class Contract:
         if set(fields) != known:
             odd = sorted(known.symmetric_difference(fields))
             raise ContractError(f"{origin}: missing or unknown contract fields: {', '.join(odd)}")
+        if fields["vae_version"] not in tuple(COMPRESSIONS):
+            raise ContractError(
+                f"{origin}: vae_version {fields['vae_version']!r} is unknown to this t2v-latents; "
+                "install the version that wrote the cache, or a newer one"
+            )
         return cls(**{**fields, "value_range": tuple(fields["value_range"])})
 
     def differing_fields(self, other: "Contract") -> dict[str, tuple[Any, Any]]:

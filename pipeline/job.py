@@ -34,7 +34,7 @@ from pipeline.runner import LocalRunner, Runner
 from pipeline.sheet import write_contact_sheet
 from pipeline.stages.write import Written
 from pipeline.storage import STORE_ERRORS, Store
-from pipeline.weights import make_contract
+from pipeline.weights import make_contract, resolve_vae
 
 EXIT_DONE = 0
 EXIT_USAGE = 1
@@ -65,6 +65,7 @@ def run_job(config: Config, options: JobOptions) -> int:
     Raises ``UserError`` when the run cannot start.
     """
     try:
+        config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
         with _runner(config) as runner, _sigterm_raises():
             return _Job(config, options, runner).run()
     except Terminated:

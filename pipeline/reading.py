@@ -18,10 +18,15 @@ from pipeline.retry import Retry
 from pipeline.spans import Place, find_place, span_of
 from pipeline.storage import S3_PROTOCOLS, open_filesystem, protocol_of, version_of
 
-Purpose = Literal["probe", "decode"]
+Purpose = Literal["probe", "decode", "weights"]
 
-BLOCKS: dict[Purpose, tuple[int, int]] = {"probe": (128 * 2**10, 6), "decode": (4 * 2**20, 3)}
-"""Bytes of one remote read, and how many are kept: headers lie in few small blocks."""
+BLOCKS: dict[Purpose, tuple[int, int]] = {
+    "probe": (128 * 2**10, 6),
+    "decode": (4 * 2**20, 3),
+    "weights": (16 * 2**20, 0),
+}
+"""Bytes of one remote read, and how many are kept: headers lie in few small blocks. Where none is
+kept, a read is what the caller asks for, and no more."""
 
 
 class Source:
@@ -116,7 +121,9 @@ def _open(
         part = local if place is None else span_of(local, place, *BLOCKS[purpose])
         return Source(uri, part, retry, local_version)
     block, count = BLOCKS[purpose]
-    kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": count}}
+    kept: dict[str, Any] = {"cache_type": "blockcache", "cache_options": {"maxblocks": count}}
+    if count == 0:
+        kept = {"cache_type": "none"}
     remote = stack.enter_context(
         retry.call(lambda: filesystem.open(path, "rb", block_size=block, **kept))
     )

@@ -110,6 +110,7 @@ def segment_cap(bucket: Bucket, segment_windows: int, pack_bytes: int) -> int:
 
 
 def latent_values(contract: Contract, bucket: Bucket, frames: int = WINDOW_FRAMES) -> int:
-    """Numbers in one statistic of one window: latent frames × channels × height/16 × width/16."""
+    """Numbers in one statistic of one window: latent frames × channels × rows × columns."""
     latent_frames = contract.latent_frames if frames == WINDOW_FRAMES else 1
-    return latent_frames * contract.z_channels * (bucket.height // 16) * (bucket.width // 16)
+    rows, columns = (side // contract.spatial_factor for side in (bucket.height, bucket.width))
+    return latent_frames * contract.z_channels * rows * columns

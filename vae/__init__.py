@@ -1,6 +1,6 @@
 """The Step-Video-T2V video autoencoder (versions 1 and 2) in plain PyTorch."""
 
-from vae.autoencoder import AutoencoderKL, check_checkpoint, load_encoder
+from vae.autoencoder import AutoencoderKL, check_shapes, load_encoder
 from vae.checkpoint import checkpoint_encoder_sha256, encoder_sha256
 from vae.config import VAEConfig
 from vae.detect import detect_config
@@ -25,7 +25,7 @@ __all__ = [
     "DiagonalGaussian",
     "SafetensorsFile",
     "VAEConfig",
-    "check_checkpoint",
+    "check_shapes",
     "checkpoint_encoder_sha256",
     "decoded_frames",
     "detect_config",

@@ -18,7 +18,7 @@ from vae.detect import detect_config, detect_version, detect_z_channels
 from vae.encoder import Encoder
 from vae.frames import WINDOW_FRAMES, WINDOW_LATENTS, check_latent, check_video
 from vae.posterior import DiagonalGaussian
-from vae.safetensors_file import Readable, SafetensorsFile, open_safetensors
+from vae.safetensors_file import Readable, SafetensorsFile, Shapes, open_safetensors
 
 
 class AutoencoderKL(nn.Module):
@@ -311,13 +311,14 @@ def load_encoder(
         return model._build(config, file, device, dtype, "encoder", digest), digest.hexdigest()
 
 
-def check_checkpoint(source: Readable, config: VAEConfig, parts: Parts = "all") -> None:
-    """Whether a checkpoint file fits a model, told by its header alone: nothing is loaded.
+def check_shapes(
+    shapes: Shapes, config: VAEConfig, parts: Parts = "all", source: str = "The checkpoint"
+) -> None:
+    """Whether weights of these names and shapes fit a model, which nothing is allocated for.
 
     Raises:
-        CheckpointError: it does not; the message says why, and what to do.
+        CheckpointError: they do not; the message says why, and what to do.
     """
     model = AutoencoderKL.from_config(config, device="meta", parts=parts)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    with open_safetensors(source) as file:
-        checkpoint.match(file.shapes, config, expected, file.name, parts)
+    checkpoint.match(shapes, config, expected, source, parts)

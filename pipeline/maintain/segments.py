@@ -13,7 +13,7 @@ from pipeline.contract import Contract
 from pipeline.maintain.fill import Held, Segment
 from pipeline.maintain.needs import pinned_generations
 from pipeline.manifest import Manifest, Snapshot
-from pipeline.windows import WINDOW_FRAMES
+from pipeline.recipe import latent_values
 
 Key = tuple[str, str, int]
 """A row of the table ``samples``: segment id, shard, first row."""
@@ -127,8 +127,5 @@ def _by_shard(table: pa.Table, rows: list[int], contract: Contract) -> dict[Grou
 
 def window_bytes(contract: Contract, bucket: str, frames: int) -> int:
     """Bytes of one window's tensors."""
-    size = Bucket.parse(bucket)
-    latents = contract.latent_frames if frames == WINDOW_FRAMES else 1
-    values = latents * contract.z_channels * (size.height // 16) * (size.width // 16)
     width = 2 if contract.dtype == "float16" else 4
-    return values * width * len(contract.tensors)
+    return latent_values(contract, Bucket.parse(bucket), frames) * width * len(contract.tensors)

@@ -143,7 +143,9 @@ def test_all_mistakes_are_told_at_once(path):
         ("run__micro_batch", "two", "valid integer"),
         ("run__commit_seconds", math.nan, "greater than or equal to 0"),
         ("vae__compute_dtype", "float8", "'float32', 'bfloat16' or 'float16'"),
-        ("vae__version", 1, "2"),
+        ("vae__version", 3, "1 or 2"),
+        ("vae__version", "v2", "a number, or auto"),
+        ("vae__z_channels", 0, "greater than 0"),
         ("max_failure_rate", 2, "less than or equal to 1"),
         ("dataset__limit", 0, "greater than 0"),
         ("resize__policy", "crop", "'cover', 'contain' or 'stretch'"),
@@ -180,6 +182,14 @@ def test_the_weights_have_exactly_one_source(vae):
 def test_either_source_of_weights_will_do():
     assert make_config(vae={"checkpoint": "x.safetensors"}).vae.random_seed is None
     assert make_config(vae={"random_seed": 0}).vae.checkpoint is None
+
+
+def test_auto_leaves_version_and_channels_open():
+    for given in ({}, {"version": "auto", "z_channels": "auto"}, {"version": None}):
+        section = make_config(vae={"random_seed": 0, **given}).vae
+        assert (section.version, section.z_channels) == (None, None)
+    section = make_config(vae={"random_seed": 0, "version": 1, "z_channels": 5}).vae
+    assert (section.version, section.z_channels) == (1, 5)
 
 
 @pytest.mark.parametrize("section", ["dataset", "output", "buckets", "vae"])

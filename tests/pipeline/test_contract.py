@@ -76,3 +76,14 @@ def test_missing_and_unknown_fields_are_named(gone, added):
         Contract.from_dict(odd, "here")
     names = ", ".join(sorted([*gone, *added]))
     assert str(caught.value) == f"here: missing or unknown contract fields: {names}"
+
+
+@pytest.mark.parametrize("version", [0, 3, None, [2]])
+def test_a_vae_of_the_future_is_refused(version):
+    with pytest.raises(ContractError, match=r"here: vae_version .* is unknown to this t2v-latents"):
+        Contract.from_dict(fields(vae_version=version), "here")
+
+
+def test_the_version_tells_the_spatial_factor():
+    assert make_contract(vae_version=1).spatial_factor == 8
+    assert make_contract(vae_version=2).spatial_factor == 16

@@ -150,3 +150,9 @@ def test_sizes_of_a_window():
     assert window_bytes(Bucket(544, 992)) == 17 * 544 * 992 * 3
     assert latent_values(contract, Bucket(544, 992)) == 3 * 64 * 34 * 62
     assert latent_values(contract, Bucket(544, 992), frames=1) == 64 * 34 * 62
+
+
+def test_sizes_of_a_window_of_version_1():
+    contract = make_contract(vae_version=1, z_channels=16, latent_frames=5)
+    assert latent_values(contract, Bucket(544, 992)) == 5 * 16 * 68 * 124
+    assert latent_values(contract, Bucket(544, 992), frames=1) == 16 * 68 * 124
