@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
@@ -127,7 +126,7 @@ def reconstruct(
     try:
         with open_source(clip, None, config.storage) as file:
             facts = probe(file, _LIMITS)
-            bucket = size or own_size(facts.width, facts.height)
+            bucket = size or _own_size(clip, facts)
             begun(facts, bucket)
             with _workplace(folder) as work, _memory_explained(bucket):
                 vae = load_vae(config.vae, config.storage)
@@ -160,16 +159,23 @@ def own_size(width: int, height: int) -> Bucket:
     """The size of a picture, at most about ``MAX_OWN_PIXELS``, cut to multiples of 16.
 
     Raises:
-        UserError: a side would be nothing.
+        ValueError: nothing would be left of a side.
     """
     scale = min(1.0, math.sqrt(MAX_OWN_PIXELS / (width * height)))
     sides = [int(side * scale) // MULTIPLE * MULTIPLE for side in (height, width)]
     if min(sides) == 0:
-        raise UserError(
-            f"the picture is {width}x{height} pixels, and a side is too short for the VAE's "
-            f"steps of {MULTIPLE}; pass the size to bring it to, e.g. --size 64x64"
+        raise ValueError(
+            f"a picture of height {height} and width {width} is too small, or too long, for a size "
+            f"in steps of {MULTIPLE} pixels"
         )
     return Bucket(*sides)
+
+
+def _own_size(clip: str, facts: VideoFacts) -> Bucket:
+    try:
+        return own_size(facts.width, facts.height)
+    except ValueError as error:
+        raise UserError(f"{clip}: {error}; pass one, e.g. --size 64x64") from error
 
 
 class _Reading:
@@ -248,7 +254,7 @@ def _title(config: Config, size: Bucket, mean: float) -> str:
 
 def _path(uri: str) -> PurePosixPath:
     """Without a query, which may hold secrets."""
-    return PurePosixPath(urlsplit(uri).path if "://" in uri else uri)
+    return PurePosixPath(uri.partition("?")[0] if "://" in uri else uri)
 
 
 def _local_folder(uri: str) -> Path:
