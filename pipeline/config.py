@@ -179,7 +179,7 @@ class VAESection(_Section):
     checkpoint: Place | None = None
     random_seed: int | None = None
     version: Annotated[Literal[1, 2] | None, BeforeValidator(_parse_auto)] = None
-    z_channels: Annotated[int | None, BeforeValidator(_parse_auto), Field(gt=0)] = None
+    z_channels: Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_parse_auto)] = None
     widths: WidthsConfig = WidthsConfig()
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
