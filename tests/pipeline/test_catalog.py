@@ -6,15 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import LOCAL, make_config
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.catalog import read_catalog
-from pipeline.columns import changed_columns
 from pipeline.errors import UserError
 from pipeline.identity import source_id
-from pipeline.live import newest_by_source
-from pipeline.manifest import Manifest
 from pipeline.reading import stat_source
 
 
@@ -315,83 +310,3 @@ def test_limit_takes_the_first_rows(listed):
     catalog = listed([{"video": f"{n}.mp4", "version": "v"} for n in range(5)], dataset__limit=2)
     assert [uri[-5:] for uri in catalog.sources["uri"].to_pylist()] == ["0.mp4", "1.mp4"]
     assert catalog.columns.num_rows == 2
-
-
-# ---- user columns
-
-
-def digests(listed, rows):
-    return listed(rows).columns["digest"].to_pylist()
-
-
-def test_a_digest_changes_with_what_it_stands_for(listed):
-    base = {"video": "a.mp4", "version": "v", "caption": "x", "n": 1}
-    before = digests(listed, [base])
-    assert digests(listed, [{**base, "version": "w", "start": 1}]) == before
-    for change in ({"caption": "y"}, {"caption": None}, {"n": 2}, {"n": "1"}, {"m": 0}):
-        assert digests(listed, [{**base, **change}]) != before
-    assert digests(listed, [{**base, "unused": None}]) == before
-
-
-def test_values_of_all_kinds_pass_through(listed):
-    values = [math.nan, math.inf, -math.inf, 1.5, None]
-    rows = [
-        {"video": f"{n}.mp4", "version": "v", "x": value, "tags": ["a", str(n)], "d": {"k": n}}
-        for n, value in enumerate(values)
-    ]
-    columns = listed(rows).columns
-    assert [repr(x) for x in columns["x"].to_pylist()] == [repr(x) for x in values]
-    assert columns["tags"].to_pylist()[3] == ["a", "3"]
-    assert len(set(columns["digest"].to_pylist())) == 5
-
-
-def test_changed_columns_are_those_of_another_digest(listed):
-    catalog = listed(
-        [{"video": f"{n}.mp4", "version": "v", "caption": str(n), "n": n} for n in range(3)]
-    )
-    first = changed_columns(catalog.columns, Manifest.empty("captions"))
-    assert first["revision"].to_pylist() == [1, 1, 1]
-    ids = first["source_id"].to_pylist()
-    known = first.select(["source_id", "revision", "digest"])
-    assert changed_columns(catalog.columns, known).num_rows == 0
-    newer = pa.table({"source_id": ids[1:2], "revision": [4], "digest": ["other"]})
-    again = changed_columns(catalog.columns, pa.concat_tables([newer, known.slice(0, 2)]))
-    assert again["source_id"].to_pylist() == ids[1:]
-    assert again["revision"].to_pylist() == [5, 1]
-    assert again["caption"].to_pylist() == ["1", "2"]
-
-
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "source_id": st.sampled_from("abcd"),
-            "revision": st.integers(1, 4),
-            "run_id": st.sampled_from(["r1", "r2", "r3"]),
-        }
-    ),
-    max_size=20,
-)
-
-
-@given(ROWS, st.integers(1, 3), st.booleans())
-def test_newest_by_source(rows, pieces, with_runs):
-    rows = [{**row, "place": n} for n, row in enumerate(rows)]
-    best = {}
-    for row in rows:
-        rank = (row["revision"], row["run_id"] if with_runs else "")
-        if row["source_id"] not in best or rank > best[row["source_id"]]:
-            best[row["source_id"]] = rank
-    names = ["source_id", "revision", *(["run_id"] if with_runs else []), "place"]
-    schema = pa.schema([(n, pa.int64() if n in ("revision", "place") else "string") for n in names])
-    table = pa.concat_tables(
-        pa.Table.from_pylist([{n: row[n] for n in names} for row in rows[k::pieces]], schema)
-        for k in range(pieces)
-    )
-    found = newest_by_source(table)
-    assert found.schema.names == names
-    assert {
-        row["source_id"]: (row["revision"], row.get("run_id", "")) for row in found.to_pylist()
-    } == best
-    assert found.num_rows == len(best)
-    for row in found.to_pylist():  # whole rows, not mixtures
-        assert {n: rows[row["place"]][n] for n in names} == row

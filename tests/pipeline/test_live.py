@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from pipeline.cache import LatentCache
 from pipeline.contract import Contract
 from pipeline.errors import UserError
-from pipeline.live import explode, join_columns, live_generations, present_sources
+from pipeline.live import (
+    explode,
+    join_columns,
+    live_generations,
+    newest_by_source,
+    present_sources,
+)
 from pipeline.schema import SAMPLES, SOURCES
 from pipeline.shards import ShardError
 
@@ -295,3 +301,42 @@ def test_no_cache_here(tmp_path):
     with pytest.raises(UserError, match="no snapshot is published here"):
         LatentCache.open(str(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
+
+
+# ---- the newest row of each source
+
+
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "source_id": st.sampled_from("abcd"),
+            "revision": st.integers(1, 4),
+            "run_id": st.sampled_from(["r1", "r2", "r3"]),
+        }
+    ),
+    max_size=20,
+)
+
+
+@given(ROWS, st.integers(1, 3), st.booleans())
+def test_newest_by_source(rows, pieces, with_runs):
+    rows = [{**row, "place": n} for n, row in enumerate(rows)]
+    best = {}
+    for row in rows:
+        rank = (row["revision"], row["run_id"] if with_runs else "")
+        if row["source_id"] not in best or rank > best[row["source_id"]]:
+            best[row["source_id"]] = rank
+    names = ["source_id", "revision", *(["run_id"] if with_runs else []), "place"]
+    schema = pa.schema([(n, pa.int64() if n in ("revision", "place") else "string") for n in names])
+    table = pa.concat_tables(
+        pa.Table.from_pylist([{n: row[n] for n in names} for row in rows[k::pieces]], schema)
+        for k in range(pieces)
+    )
+    found = newest_by_source(table)
+    assert found.schema.names == names
+    assert {
+        row["source_id"]: (row["revision"], row.get("run_id", "")) for row in found.to_pylist()
+    } == best
+    assert found.num_rows == len(best)
+    for row in found.to_pylist():  # whole rows, not mixtures
+        assert {n: rows[row["place"]][n] for n in names} == row
