@@ -225,7 +225,8 @@ def _hints(
         mark = "patchify layers, the mark of" if version == 2 else "no patchify layers, so it is"
         hints.append(
             f"It has {mark} a version {version} file, the model was asked for version "
-            f"{config.version}: pass version={version}, z_channels={z_channels}."
+            f"{config.version}: pass version={version}"
+            + ("." if z_channels is None else f", z_channels={z_channels}.")
         )
     elif z_channels not in (None, config.z_channels):
         hints.append(
