@@ -8,12 +8,13 @@ Examples:
 
 Prints the PSNR of each window, and writes CLIP_reconstruction.mp4 (original | reconstruction) and
 CLIP_reconstruction.png. The last line of stdout is a JSON object. Exit codes: 0 done; 1 usage, or
-it cannot be done; 130 stopped by Ctrl-C.
+it cannot be done; 130, 143 stopped by Ctrl-C or SIGTERM.
 """
 
 import argparse
 import json
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -22,7 +23,7 @@ from pipeline.buckets import Bucket
 from pipeline.cli import Parser
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
-from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
+from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
 from pipeline.reconstruct import MAX_OWN_PIXELS, Reconstruction, reconstruct
 from pipeline.roundtrip import WindowScore
 from pipeline.side_by_side import video_codec
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, reconstruct, print; returns the exit code."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    if args.checkpoint is None and args.config is None and not args.set:
+    named = any(override.startswith("vae.") for override in args.set)
+    if args.checkpoint is None and args.config is None and not named:
         parser.error(
             "no weights: pass --checkpoint vae_v2.safetensors, or, to try it without, "
             "--config configs/demo.yaml"
@@ -211,4 +213,5 @@ def _seed(text: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     sys.exit(main())

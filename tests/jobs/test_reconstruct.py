@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +181,20 @@ def test_older_files_are_replaced_and_a_failure_leaves_them(narrow, clip, capsys
     assert all(file.read_bytes() != old for file, old in zip(files, before, strict=True))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_leaves_no_file(number, code, narrow, clip, tmp_path):
+    options = ["--size", "96x224", "--max-windows", "15"]
+    job = [sys.executable, reconstruct.__file__, clip("bikes"), *narrow, *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(job, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert any(line.split()[:1] == ["0"] for line in process.stdout)
+        process.send_signal(number)
+        assert "{" not in process.stdout.read()
+    assert process.returncode == code
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_frames_left_out_are_told_of(narrow, clip, capsys):
     options = ["--size", "32x32", "--fps", "10", "--tail", "drop", "--max-windows", "9"]
     code, out, _ = _run(capsys, clip("h264_open"), *narrow, *options)
@@ -231,6 +249,7 @@ def test_a_clip_too_small_names_its_size_and_the_remedy(narrow, tmp_path, capsys
     [
         ([], "CLIP"),
         (["clip.mp4"], "--checkpoint"),
+        (["clip.mp4", "--set", "storage.region=here"], "--checkpoint"),
         (["clip.mp4", "--checkpoint", "x", "--size", "100x64"], "nearest: 96 and 112"),
         (["clip.mp4", "--checkpoint", "x", "--size", "64"], "544x992"),
         (["clip.mp4", "--checkpoint", "x", "--max-windows", "0"], "1 or more"),
