@@ -16,7 +16,7 @@ from vae.config import VAEConfig
 from vae.decoder import Decoder
 from vae.detect import detect_config, detect_version, detect_z_channels
 from vae.encoder import Encoder
-from vae.frames import WINDOW_FRAMES, WINDOW_LATENTS, check_latent, check_video
+from vae.frames import WINDOW_FRAMES, check_latent, check_video
 from vae.posterior import DiagonalGaussian
 from vae.safetensors_file import Readable, SafetensorsFile, Shapes, open_safetensors
 
@@ -24,9 +24,8 @@ from vae.safetensors_file import Readable, SafetensorsFile, Shapes, open_safeten
 class AutoencoderKL(nn.Module):
     """The published Step-Video-T2V VAE: video ↔ latent, 8 times in time, 16 in height and width.
 
-    A clip is cut into windows of 17 frames that are encoded and decoded independently. ``encode``,
-    ``posterior`` and ``decode`` run without autograd; the submodules ``encoder`` and ``decoder``
-    (one window each, channels before time) can be differentiated.
+    A clip is cut into windows of 17 frames that are encoded and decoded independently. All
+    of it runs without autograd: the model is for encoding and decoding, not for training it.
 
     The state dict has the names of the published file. Nothing is shared between two models.
     """
@@ -227,7 +226,9 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: x is not legal; the message names axis, value and remedy.
         """
-        check_video(x, self.config.in_channels, self.dtype, allow_partial_window)
+        check_video(
+            x, self.config.in_channels, self.dtype, allow_partial_window, self.config.compression
+        )
         windows = torch.split(x.transpose(1, 2), WINDOW_FRAMES, dim=2)
         moments = torch.cat([self.encoder(window) for window in windows], dim=2)
         return DiagonalGaussian.from_moments(moments.transpose(1, 2))
@@ -266,7 +267,8 @@ class AutoencoderKL(nn.Module):
             ValueError: z is not legal; the message names axis, value and remedy.
         """
         check_latent(z, self.config.z_channels)
-        windows = torch.split(z.to(self.dtype).transpose(1, 2), WINDOW_LATENTS, dim=2)
+        size = self.config.compression.window_latents
+        windows = torch.split(z.to(self.dtype).transpose(1, 2), size, dim=2)
         video = torch.cat([self.decoder(window) for window in windows], dim=2).transpose(1, 2)
         return blend_borders(video.contiguous())
 

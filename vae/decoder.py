@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 
+from vae.attention import MidBlock
 from vae.config import VAEConfig
-from vae.layers import CausalConv3d, Conv, MidBlock, NormFactory, ResBlock, norm_factory
+from vae.layers import CausalConv3d, Conv, ResBlock
+from vae.norms import NormFactory, norm_factory
 from vae.patchify import R, channel_to_space, group_repeat
 from vae.resample import SpaceTimeUpsample, SpatialUpsample
+from vae.stream import LAYOUT, Stream, in_layout
 
 SURPLUS_FRAMES = 3
-"""Frames in front that doubling 2k-1 frames twice gives beyond 8(k-1) + 1."""
+"""Frames in front that doubling time twice gives beyond those of the window."""
+
+Upsample = SpaceTimeUpsample | SpatialUpsample
 
 
 class Decoder(nn.Module):
-    """(B, z, k, h, w) → (B, out_channels, 8(k-1) + 1, 16h, 16w) for k of 1, 2 or 3 latents.
+    """(B, z, k, h, w) → (B, out_channels, T, H, W), not clamped.
 
-    The head unfolds channels into 2x2x2 blocks, with two shortcuts that own no parameters:
+    T is 8(k-1) + 1 for k of 1 to 3 latents in version 2, 4(k-1) + 1 for k of 1 to 5 in version 1.
+
+    The head of version 1 is one convolution. That of version 2 unfolds channels into 2x2x2 blocks,
+    with two shortcuts that own no parameters:
 
         u = conv_in(z) + P(z),    h = D(conv_unpatchify(u)) + D(P(u))
 
     where D is :func:`~vae.patchify.channel_to_space` and P :func:`~vae.patchify.group_repeat`.
-    The levels run from the coarsest to the finest. The output is not clamped.
+    The levels run from the coarsest to the finest, in version 2 in slices of time.
     """
 
     def __init__(self, config: VAEConfig):
         super().__init__()
         norm = norm_factory(config)
         widths = config.decoder_widths
+        self.causal = config.version == 2
         self.patch_channels = config.patch_channels
-        self.conv_in = Conv(config.z_channels, self.patch_channels)
-        self.conv_unpatchify = _Unpatchify(self.patch_channels, widths[-1])
+        if config.version == 2:
+            self.conv_in = Conv(config.z_channels, self.patch_channels)
+            self.conv_unpatchify = _Unpatchify(self.patch_channels, widths[-1])
+        else:
+            self.conv_in = Conv(config.z_channels, widths[-1])
         self.mid = MidBlock(widths[-1], norm)
         coarser = (*widths[1:], widths[-1])
         self.up = nn.ModuleList(
@@ -41,26 +55,51 @@ class Decoder(nn.Module):
         self.norm_out = norm(widths[0])
         self.conv_out = CausalConv3d(widths[0], config.out_channels)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """The frames of one window (or of a batch of windows)."""
-        h = self.conv_unpatchify(self.conv_in(z) + group_repeat(z, self.patch_channels))
-        h = self.mid(h)
-        for level in reversed(self.up):
-            h = level(h)
-        frames: Tensor = self.conv_out(F.silu(self.norm_out(h), inplace=True))
-        return frames[:, :, SURPLUS_FRAMES:]
+    @torch.no_grad()
+    def forward(self, z: Tensor, slice_frames: int | None = None) -> Tensor:
+        """The frames of one window (or of a batch of windows).
+
+        ``slice_frames``: frames that each level takes at a time; None: all. Fewer need less
+        memory. Of no effect in version 1, whose norms need the whole window.
+        """
+        stream = Stream()
+        h = self.conv_in.conv.convolve(z, stream)
+        if self.causal:
+            u = h.add_(group_repeat(z, self.patch_channels))
+            folded = self.conv_unpatchify.conv.conv.convolve(u, stream)
+            folded.add_(group_repeat(u, folded.shape[1]))
+            h = channel_to_space(folded).contiguous(memory_format=LAYOUT)
+            del u, folded
+        h = self.mid(h, stream)
+        frames: list[Tensor] = []
+        size = slice_frames if self.causal and slice_frames else 4 * h.shape[2]
+        self._rise(len(self.up) - 1, h, size, Stream(), True, frames)
+        return torch.cat(frames, dim=2)[:, :, SURPLUS_FRAMES:]
+
+    def _rise(
+        self, level: int, h: Tensor, size: int, stream: Stream, last: bool, frames: list[Tensor]
+    ) -> None:
+        """A slice through this level and all finer ones, in smaller slices where it grew."""
+        pieces = torch.split(h, size, dim=2)
+        for index, piece in enumerate(pieces):
+            stream.last = final = last and index == len(pieces) - 1
+            up = cast(_UpLevel, self.up[level])
+            y = in_layout(piece)
+            for block in up.block:
+                y = block(y, stream)
+            if level == 0:
+                buffer = self.conv_out.activated(self.norm_out, y, stream)
+                frames.append(self.conv_out(buffer, stream))
+            else:
+                self._rise(level - 1, up.upsample(y, stream), size, stream, final, frames)
 
 
 class _Unpatchify(nn.Module):
-    """D(conv(u)) + D(P(u)): channels unfolded into twice the frames, height and width."""
+    """The convolution to eight times the channels that are wanted after unfolding."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.folded_channels = out_channels * R**3
-        self.conv = Conv(in_channels, self.folded_channels)
-
-    def forward(self, u: Tensor) -> Tensor:
-        return channel_to_space(self.conv(u).add_(group_repeat(u, self.folded_channels)))
+        self.conv = Conv(in_channels, out_channels * R**3)
 
 
 class _UpLevel(nn.Module):
@@ -80,14 +119,8 @@ class _UpLevel(nn.Module):
             for index in range(config.num_res_blocks + 1)
         )
         if level in config.decoder_spatiotemporal_up_levels:
-            self.upsample: nn.Module = SpaceTimeUpsample(out_channels, norm)
+            self.upsample: SpaceTimeUpsample | SpatialUpsample = SpaceTimeUpsample(
+                out_channels, norm
+            )
         elif level > 0:
             self.upsample = SpatialUpsample(out_channels)
-        else:
-            self.upsample = nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
-        out: Tensor = self.upsample(x)
-        return out

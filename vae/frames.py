@@ -12,9 +12,6 @@ from torch import Tensor
 WINDOW_FRAMES = 17
 """Frames that are encoded together, independently of all others."""
 
-WINDOW_LATENTS = 3
-"""Latent frames of a full window of version 2."""
-
 VALUE_LIMIT = 1.5
 """Pixels beyond ±1.5 are taken for a wrong range; resampling may overshoot ±1 a little."""
 

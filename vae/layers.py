@@ -1,40 +1,105 @@
-"""Building blocks of the published Step-Video-T2V VAE. Activations are (B, C, T, H, W).
+"""Building blocks of the published Step-Video-T2V VAE.
 
-Module and parameter names are those of the published checkpoint, which is why some convolutions
-sit one or two levels deep under the name ``conv``.
+Activations are (B, C, T, H, W) in the memory order of ``torch.channels_last_3d`` and come in slices
+of time (:mod:`vae.stream`). Module and parameter names are those of the published checkpoint,
+which is why some convolutions sit one or two levels deep under the name ``conv``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from typing import Protocol, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.config import VAEConfig
-
-NormFactory = Callable[[int], nn.Module]
-"""Makes the group norm of one model for a number of channels."""
+from vae.norms import GroupNorm, NormFactory
+from vae.stream import Stream, as_tokens, empty, in_layout
 
 
-class CausalConv3d(nn.Conv3d):
+class CausalConv3d(nn.Module):
     """3-D convolution that sees no later frame: (B, Cin, T, H, W) → (B, Cout, T', H', W').
 
     All padding is zeros: ``kernel - 1`` frames in front and none behind, ``kernel // 2`` pixels on
     every spatial side, also with stride 2. So T' = ceil(T / stride), H' = ceil(H / stride).
+
+    The input is a buffer with room for the frames in front, which its producer fills
+    (:meth:`open`), and which :meth:`forward` convolves. A first slice of one frame has zeros
+    alone before it: it takes a 2-D convolution with the last tap in time.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1):
-        side = kernel // 2
-        super().__init__(
-            in_channels, out_channels, kernel, stride=stride, padding=(0, side, side), bias=True
-        )
+        super().__init__()
+        made = nn.Conv3d(in_channels, out_channels, kernel)
+        self.weight, self.bias = made.weight, cast(nn.Parameter, made.bias)
+        self.kernel, self.stride, self.side = kernel, stride, kernel // 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pad in front and convolve."""
-        front = self.kernel_size[0] - 1
-        return super().forward(F.pad(x, (0, 0, 0, 0, front, 0)) if front else x)
+    def open(self, shape: tuple[int, ...], like: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """A buffer for the next slice, of ``shape`` (B, Cin, T, H, W), and its part to be filled.
+
+        The frames before the slice (kept ones, else zeros) are in the buffer already.
+        """
+        batch, channels, frames, height, width = shape
+        kept = stream.take(self)
+        if kept is None and frames == 1:
+            buffer = empty(shape, like)
+            return buffer, buffer
+        held = 0 if kept is None else kept.shape[2]
+        front = held if kept is not None and self.stride > 1 else self.kernel - 1
+        buffer = empty((batch, channels, front + frames, height, width), like)
+        buffer[:, :, : front - held].zero_()
+        if kept is not None:
+            buffer[:, :, front - held : front].copy_(kept)
+        return buffer, buffer[:, :, front:]
+
+    def forward(
+        self,
+        buffer: Tensor,
+        stream: Stream,
+        *,
+        bias: Tensor | None = None,
+        channels: int | None = None,
+    ) -> Tensor:
+        """Convolve an opened and filled buffer.
+
+        With stride 2 a slice may give no frame: the result then has T' = 0. ``bias`` stands in for
+        our own; ``channels``: only the first so many of the output.
+        """
+        bias = (self.bias if bias is None else bias)[:channels]
+        weight = self.weight[:channels]
+        frames, step, side = buffer.shape[2], self.stride, self.side
+        if frames == 1:
+            stream.keep(self, buffer)
+            image = F.conv2d(buffer[:, :, 0], weight[:, :, -1], bias, step, side)
+            return in_layout(image.unsqueeze(2))
+        made = (frames - self.kernel) // step + 1
+        if not stream.last:
+            rest = buffer[:, :, made * step :]
+            stream.keep(self, empty(tuple(rest.shape), buffer).copy_(rest))
+        if made == 0:
+            return buffer.new_empty((buffer.shape[0], len(weight), 0, 1, 1))
+        out = F.conv3d(buffer, weight, bias, step, (0, side, side))
+        return in_layout(out)
+
+    def convolve(self, x: Tensor, stream: Stream) -> Tensor:
+        """Convolve frames that lie elsewhere: they are copied into a buffer."""
+        buffer, inner = self.open(tuple(x.shape), x, stream)
+        inner.copy_(x)
+        return self(buffer, stream)  # type: ignore[no-any-return]
+
+    def activated(self, norm: GroupNorm, x: Tensor, stream: Stream) -> Tensor:
+        """An opened buffer filled with silu(norm(x))."""
+        buffer, inner = self.open(tuple(x.shape), x, stream)
+        norm.write(x, inner, silu=True)
+        return buffer
+
+
+class Opener(Protocol):
+    """What opens buffers to be filled, as :meth:`CausalConv3d.open` does."""
+
+    def open(self, shape: tuple[int, ...], like: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """The buffer, and its part to be filled."""
+        ...
 
 
 class Conv(nn.Module):
@@ -44,36 +109,29 @@ class Conv(nn.Module):
         super().__init__()
         self.conv = CausalConv3d(in_channels, out_channels, kernel, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The convolution's output."""
-        out: Tensor = self.conv(x)
-        return out
 
+class Pointwise(nn.Module):
+    """A 1x1x1 convolution: a linear map of the channels of every position.
 
-class FrameGroupNorm(nn.GroupNorm):
-    """Group norm whose statistics cover one frame: (C / groups, H, W), biased variance, affine.
-
-    Version 2 norms every frame by itself, which keeps the model causal in time.
+    Its parameters are a :class:`CausalConv3d`'s under the name ``conv``.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
-        """(B, C, T, H, W) → the same shape."""
-        b, c, t, h, w = input.shape
-        frames = super().forward(input.transpose(1, 2).reshape(b * t, c, h, w))
-        return frames.reshape(b, t, c, h, w).transpose(1, 2)
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = CausalConv3d(in_channels, out_channels, kernel=1)
 
+    @property
+    def matrix(self) -> Tensor:
+        """The weight as (Cout, Cin)."""
+        return self.conv.weight.flatten(1)
 
-def norm_factory(config: VAEConfig) -> NormFactory:
-    """The norm of this version, a choice of each model: two models never share it."""
-    return partial(FrameGroupNorm, config.norm_groups, eps=config.norm_eps)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., Cin) → (..., Cout)."""
+        return F.linear(tokens, self.matrix, self.conv.bias)
 
 
 class ResBlock(nn.Module):
-    """Residual block: y = s(x) + conv2(silu(norm2(conv1(silu(norm1(x)))))).
-
-    (B, Cin, T, H, W) → (B, Cout, T, H, W); s is the identity, or a 1x1x1 convolution where the
-    widths differ.
-    """
+    """shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x)))))), where the channels may change."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: NormFactory):
         super().__init__()
@@ -82,59 +140,28 @@ class ResBlock(nn.Module):
         self.norm2 = norm(out_channels)
         self.conv2 = Conv(out_channels, out_channels)
         self.nin_shortcut = (
-            nn.Identity()
-            if in_channels == out_channels
-            else Conv(in_channels, out_channels, kernel=1)
+            None if in_channels == out_channels else Pointwise(in_channels, out_channels)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The block's output."""
-        h = self.conv1(F.silu(self.norm1(x), inplace=True))
-        h = self.conv2(F.silu(self.norm2(h), inplace=True))
-        out: Tensor = h.add_(self.nin_shortcut(x))
-        return out
-
-
-class AttentionBlock(nn.Module):
-    """Self-attention over all positions of a window, one head as wide as the channels.
-
-    y = x + proj_out(softmax(q k^T / sqrt(C) + M) v) with q, k, v from norm(x). Positions are
-    ordered frame by frame, row by row, and M lets each see itself and those before it, inside its
-    own frame too.
-    """
-
-    def __init__(self, channels: int, norm: NormFactory):
-        super().__init__()
-        self.norm = norm(channels)
-        self.q = Conv(channels, channels, kernel=1)
-        self.k = Conv(channels, channels, kernel=1)
-        self.v = Conv(channels, channels, kernel=1)
-        self.proj_out = Conv(channels, channels, kernel=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) → the same shape."""
-        h = self.norm(x)
-        q, k, v = (_tokens(proj(h)) for proj in (self.q, self.k, self.v))
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        out: Tensor = x + self.proj_out(o.squeeze(1).transpose(1, 2).reshape(x.shape))
-        return out
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """(B, C, T, H, W) → (B, 1, T*H*W, C), contiguous, which the fused attention kernels need."""
-    return x.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
-
-
-class MidBlock(nn.Module):
-    """Residual block, attention, residual block at the coarsest resolution; shape is kept."""
-
-    def __init__(self, channels: int, norm: NormFactory):
-        super().__init__()
-        self.block_1 = ResBlock(channels, channels, norm)
-        self.attn_1 = AttentionBlock(channels, norm)
-        self.block_2 = ResBlock(channels, channels, norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The block's output."""
-        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
-        return out
+    def forward(self, x: Tensor, stream: Stream, into: Opener | None = None) -> Tensor:
+        """The block's output; with ``into`` the buffer that it opened, filled with the output."""
+        buffer = self.conv1.conv.activated(self.norm1, x, stream)
+        h = self.conv1.conv(buffer, stream)
+        del buffer
+        buffer = self.conv2.conv.activated(self.norm2, h, stream)
+        del h
+        second: CausalConv3d = self.conv2.conv
+        if self.nin_shortcut is None:
+            h = second(buffer, stream)
+        else:
+            h = second(buffer, stream, bias=second.bias + self.nin_shortcut.conv.bias)
+        del buffer
+        if self.nin_shortcut is not None:
+            flat = as_tokens(h).flatten(0, 1)
+            flat.addmm_(as_tokens(x).flatten(0, 1), self.nin_shortcut.matrix.t())
+        buffer, inner = (h, h) if into is None else into.open(tuple(h.shape), h, stream)
+        if self.nin_shortcut is None:
+            torch.add(h, x, out=inner)
+        elif into is not None:
+            inner.copy_(h)
+        return buffer

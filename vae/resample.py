@@ -1,11 +1,16 @@
-"""The four resamplers between resolution levels. Activations are (B, C, T, H, W)."""
+"""The four resamplers between resolution levels. Activations are as in :mod:`vae.layers`.
+
+A downsampler opens the buffer that it will convolve, so that the block before it writes there.
+"""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.layers import Conv, NormFactory
+from vae.layers import CausalConv3d, Conv
+from vae.norms import GroupNorm, NormFactory
+from vae.stream import Stream, as_frames, empty, in_layout
 
 
 class SpatialDownsample(nn.Module):
@@ -18,9 +23,17 @@ class SpatialDownsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The downsampled frames."""
-        return _per_frame(self.conv, F.pad(x, (0, 1, 0, 1)))
+    def open(self, shape: tuple[int, ...], like: Tensor, _stream: Stream) -> tuple[Tensor, Tensor]:
+        """The padded buffer for frames of ``shape``, and its part to be filled."""
+        *outer, height, width = shape
+        buffer = empty((*outer, height + 1, width + 1), like)
+        buffer[..., height:, :].zero_()
+        buffer[..., :height, width:].zero_()
+        return buffer, buffer[..., :height, :width]
+
+    def forward(self, buffer: Tensor, _stream: Stream) -> Tensor:
+        """The downsampled frames of an opened and filled buffer."""
+        return _per_frame(self.conv, buffer)
 
 
 class SpaceTimeDownsample(nn.Module):
@@ -30,10 +43,13 @@ class SpaceTimeDownsample(nn.Module):
         super().__init__()
         self.conv = Conv(channels, channels, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) → (B, C, ceil(T/2), ceil(H/2), ceil(W/2))."""
-        out: Tensor = self.conv(x)
-        return out
+    def open(self, shape: tuple[int, ...], like: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """As :meth:`CausalConv3d.open`."""
+        return self.conv.conv.open(shape, like, stream)
+
+    def forward(self, buffer: Tensor, stream: Stream) -> Tensor:
+        """(B, C, T, H, W) → (B, C, ceil(T/2), ceil(H/2), ceil(W/2)), over all slices together."""
+        return self.conv.conv(buffer, stream)  # type: ignore[no-any-return]
 
 
 class SpatialUpsample(nn.Module):
@@ -43,9 +59,12 @@ class SpatialUpsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _stream: Stream) -> Tensor:
         """(B, C, T, H, W) → (B, C, T, 2H, 2W)."""
-        return _per_frame(self.conv, _nearest(x, time=1))
+        b, c, t, h, w = x.shape
+        larger = empty((b, c, t, 2 * h, 2 * w), x)
+        _repeat_into(x, larger, time=1)
+        return _per_frame(self.conv, larger)
 
 
 class SpaceTimeUpsample(nn.Module):
@@ -59,37 +78,43 @@ class SpaceTimeUpsample(nn.Module):
         super().__init__()
         self.conv3d = _ConvPair(channels, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """The upsampled activations."""
-        x = _nearest(x, time=2)
-        out = F.silu(self.conv3d(x).add_(x), inplace=True).add_(x)
-        return out
+        return self.conv3d(x, stream)  # type: ignore[no-any-return]
 
 
 class _ConvPair(nn.Module):
-    """norm2(conv2(silu(norm1(conv1(x))))): here each norm follows its convolution."""
+    """The two convolutions, each with its norm behind it."""
 
     def __init__(self, channels: int, norm: NormFactory):
         super().__init__()
         self.conv1 = Conv(channels, channels)
-        self.norm1 = norm(channels)
+        self.norm1: GroupNorm = norm(channels)
         self.conv2 = Conv(channels, channels)
-        self.norm2 = norm(channels)
+        self.norm2: GroupNorm = norm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm2(self.conv2(F.silu(self.norm1(self.conv1(x)), inplace=True)))
-        return out
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        b, c, t, h, w = x.shape
+        first: CausalConv3d = self.conv1.conv
+        buffer, repeated = first.open((b, c, 2 * t, 2 * h, 2 * w), x, stream)
+        _repeat_into(x, repeated, time=2)
+        h1 = first(buffer, stream)
+        inner = self.conv2.conv.activated(self.norm1, h1, stream)
+        del h1
+        out: Tensor = self.conv2.conv(inner, stream)
+        del inner
+        self.norm2.write(out, out)
+        return F.silu(out.add_(repeated), inplace=True).add_(repeated)
 
 
-def _nearest(x: Tensor, time: int) -> Tensor:
-    """Repeat every pixel 2x2 times, and every frame ``time`` times."""
+def _repeat_into(x: Tensor, out: Tensor, time: int) -> None:
+    """Write every pixel of x 2x2 times, and every frame ``time`` times."""
     b, c, t, h, w = x.shape
-    x = x.reshape(b, c, t, 1, h, 1, w, 1).expand(b, c, t, time, h, 2, w, 2)
-    return x.reshape(b, c, t * time, h * 2, w * 2)
+    blocks = out.view(b, c, t, time, h, 2, w, 2)
+    blocks.copy_(x[:, :, :, None, :, None, :, None])
 
 
 def _per_frame(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 2-D convolution to every frame of (B, C, T, H, W)."""
-    b, c, t, h, w = x.shape
-    frames: Tensor = conv(x.transpose(1, 2).reshape(b * t, c, h, w))
-    return frames.reshape(b, t, *frames.shape[1:]).transpose(1, 2)
+    frames: Tensor = conv(as_frames(x))
+    return in_layout(frames.view(x.shape[0], x.shape[2], *frames.shape[1:]).transpose(1, 2))

@@ -11,7 +11,7 @@ from pipeline.encode import Encoded, encode_windows
 from pipeline.errors import Reason
 from pipeline.packs import FRAMES, Batch, Event, PackMeta, SegmentInfo, rows, to_batch
 from pipeline.recipe import Recipe
-from pipeline.weights import load_vae
+from pipeline.weights import load_encoder
 
 
 class Encoder:
@@ -20,7 +20,7 @@ class Encoder:
     def __init__(self, config: Config, recipe: Recipe) -> None:
         if config.run.encoder_threads is not None:
             torch.set_num_threads(config.run.encoder_threads)
-        self.vae = load_vae(config.vae, config.storage)
+        self.vae = load_encoder(config.vae, config.storage, recipe.contract.encoder_sha256)
         self.recipe = recipe
         self.micro_batch = config.run.micro_batch
 

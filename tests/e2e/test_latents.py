@@ -67,9 +67,12 @@ def _size(source: dict) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("shards", ["safetensors", "parquet"])
-@pytest.mark.parametrize("fps", [None, "12"])
-def test_latents_equal_the_posterior_of_the_frames(tmp_path, clip, shards, fps):
-    config, cache = _encode(tmp_path, clip, output__format=shards, windows__fps=fps)
+@pytest.mark.parametrize(("fps", "version"), [(None, 2), ("12", 2), ("12", 1)])
+def test_latents_equal_the_posterior_of_the_frames(tmp_path, clip, shards, fps, version):
+    config, cache = _encode(
+        tmp_path, clip, output__format=shards, windows__fps=fps, vae__version=version
+    )
+    assert cache.contract.vae_version == version
     recipe = Recipe.from_config(config, cache.contract)
     vae = load_vae(config.vae, config.storage)
     samples = cache.samples()

@@ -40,26 +40,49 @@ def check_decoding(model, case):
     assert_close(model.decode(case["mean"]), case["decoded"])
 
 
-@pytest.mark.parametrize("file", golden_cases("v2_small"))
-def test_narrow_model_encodes_as_the_reference(small, file):
-    check_encoding(small, load_case("v2_small", file))
+NARROW = ("v2_small", "v1_small")
+ENCODED = [(name, file) for name in NARROW for file in golden_cases(name)]
+DECODED = [(name, c["file"]) for name in NARROW for c in golden_set(name)["cases"] if c["decode"]]
+BLENDED = [
+    ("v2_small", "uint8_b1_t34_32x32.safetensors"),
+    ("v2_small", "uint8_b1_t18_32x32.safetensors"),
+    ("v1_small", "uint8_b1_t34_32x32.safetensors"),
+]
 
 
-@pytest.mark.parametrize(
-    "file", [c["file"] for c in golden_set("v2_small")["cases"] if c["decode"]]
-)
-def test_narrow_model_decodes_as_the_reference(small, file):
-    check_decoding(small, load_case("v2_small", file))
+@cache
+def narrow(name):
+    return AutoencoderKL.from_file(GOLDENS / name / "weights.safetensors", golden_config(name))
 
 
-@pytest.mark.parametrize(
-    "file", ["uint8_b1_t34_32x32.safetensors", "uint8_b1_t18_32x32.safetensors"]
-)
-def test_frames_before_the_blend_are_the_references(small, file):
-    case = load_case("v2_small", file)
-    frames = raw_frames(small, case["mean"])[:, case["premix_frames"].long()]
+@pytest.mark.parametrize(("name", "file"), ENCODED)
+def test_narrow_models_encode_as_the_reference(name, file):
+    check_encoding(narrow(name), load_case(name, file))
+
+
+@pytest.mark.parametrize(("name", "file"), DECODED)
+def test_narrow_models_decode_as_the_reference(name, file):
+    check_decoding(narrow(name), load_case(name, file))
+
+
+@pytest.mark.parametrize(("name", "file"), BLENDED)
+def test_frames_before_the_blend_are_the_references(name, file):
+    case = load_case(name, file)
+    frames = raw_frames(narrow(name), case["mean"])[:, case["premix_frames"].long()]
     assert_close(frames, case["premix"])
     assert (frames - case["decoded"][:, case["premix_frames"].long()]).abs().max() > 1e-2
+
+
+def test_both_versions_live_in_one_process():
+    """In the reference, building one version changes the numbers of the other."""
+    cases = {name: load_case(name, "uint8_b1_t17_32x32.safetensors") for name in NARROW}
+    for order in (NARROW, NARROW[::-1]):
+        models = {
+            name: AutoencoderKL.from_file(GOLDENS / name / "weights.safetensors") for name in order
+        }
+        for name in NARROW:
+            check_encoding(models[name], cases[name])
+            check_decoding(models[name], cases[name])
 
 
 def test_encode_draws_the_references_noise(small):
@@ -68,10 +91,10 @@ def test_encode_draws_the_references_noise(small):
     assert_close(small.encode(case["input"]), case["sample"])
 
 
-def test_weight_recipe_gives_the_stored_weights():
-    stored = load_file(GOLDENS / "v2_small" / "weights.safetensors")
-    seed = golden_set("v2_small")["weight_seed"]
-    made = seeded_state_dict(golden_config("v2_small"), seed)
+@pytest.mark.parametrize("name", NARROW)
+def test_weight_recipe_gives_the_stored_weights(name):
+    stored = load_file(GOLDENS / name / "weights.safetensors")
+    made = seeded_state_dict(golden_config(name), golden_set(name)["weight_seed"])
     assert made.keys() == stored.keys()
     for key, value in made.items():
         assert value.dtype == torch.float32

@@ -3,18 +3,23 @@
 import hashlib
 import json
 
+import pytest
 import torch
 from vae_cases import GOLDENS, TINY
 
 from vae import AutoencoderKL, VAEConfig, seeded_state_dict, state_dict_shapes
 
-PUBLISHED = json.loads((GOLDENS / "full_size_state_dict.json").read_text())["v2"]
+PUBLISHED = json.loads((GOLDENS / "full_size_state_dict.json").read_text())
 
 
-def test_keys_and_shapes_are_the_published_ones():
-    published = {key: tuple(shape) for key, shape in PUBLISHED["checkpoint"].items()}
-    assert state_dict_shapes(VAEConfig()) == published
-    assert len(published) == 262
+@pytest.mark.parametrize(("version", "tensors"), [(1, 258), (2, 262)])
+def test_keys_and_shapes_are_the_published_ones(version, tensors):
+    listing = PUBLISHED[f"v{version}"]["checkpoint"]
+    published = {key: tuple(shape) for key, shape in listing.items()}
+    assert state_dict_shapes(VAEConfig(version=version)) == published
+    assert len(published) == tensors
+    encoder = {key: shape for key, shape in published.items() if key.startswith("encoder.")}
+    assert state_dict_shapes(VAEConfig(version=version), "encoder") == encoder
 
 
 def test_fingerprint_is_the_published_files():
@@ -26,13 +31,17 @@ def test_fingerprint_is_the_published_files():
     assert digest == "68beaf8429b7c11aa8ca05b1bd0058bd"
 
 
-def test_parameter_counts_are_the_published_ones():
+@pytest.mark.parametrize(
+    ("version", "z_channels", "encoder", "decoder"),
+    [(1, 16, 99_710_880, 159_117_315), (2, 64, 109_885_696, 388_933_123)],
+)
+def test_parameter_counts_are_the_published_ones(version, z_channels, encoder, decoder):
     with torch.device("meta"):
-        model = AutoencoderKL(version=2, z_channels=64)
-    assert sum(p.numel() for p in model.parameters()) == 498_818_819
-    assert sum(p.numel() for p in model.encoder.parameters()) == 109_885_696
-    assert sum(p.numel() for p in model.decoder.parameters()) == 388_933_123
-    assert len(list(model.encoder.parameters())) == 110
+        model = AutoencoderKL(version=version, z_channels=z_channels)
+    assert sum(p.numel() for p in model.encoder.parameters()) == encoder
+    assert sum(p.numel() for p in model.decoder.parameters()) == decoder
+    assert sum(p.numel() for p in model.parameters()) == encoder + decoder
+    assert len(list(model.encoder.parameters())) == {1: 108, 2: 110}[version]
     assert list(model.buffers()) == []
 
 
