@@ -34,6 +34,7 @@ class RangedRows:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
         self._places: list[npt.NDArray[np.int64]] = []
         self._waiting: list[pa.Table] = []
+        self._waiting_bytes = 0
         self._arranged: tuple[pa.Table, npt.NDArray[np.int64]] | None = None
 
     def __enter__(self) -> Self:
@@ -52,11 +53,13 @@ class RangedRows:
         """Keep rows, with at least the columns of ``schema``."""
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         self.num_rows += table.num_rows
-        self._waiting.append(table.select(self.schema.names).cast(self.schema))
+        kept = table.select(self.schema.names).cast(self.schema)
+        self._waiting.append(kept)
+        self._waiting_bytes += kept.nbytes
         self._arranged = None
-        if sum(waiting.nbytes for waiting in self._waiting) >= self._piece_bytes:
+        if self._waiting_bytes >= self._piece_bytes:
             self._write(*_arrange(pa.concat_tables(self._waiting)))
-            self._waiting = []
+            self._waiting, self._waiting_bytes = [], 0
 
     def read(self, span: range) -> pa.Table:
         """All rows of the ranges of a span, within 0 and ``RANGES``, as one chunk."""
