@@ -17,6 +17,7 @@ from vae.decoder import Decoder
 from vae.detect import detect_config, detect_version, detect_z_channels
 from vae.encoder import Encoder
 from vae.frames import WINDOW_FRAMES, check_latent, check_video
+from vae.memory import MemoryPlan, make_plan
 from vae.posterior import DiagonalGaussian
 from vae.safetensors_file import Readable, SafetensorsFile, Shapes, open_safetensors
 
@@ -209,7 +210,9 @@ class AutoencoderKL(nn.Module):
         return super().load_state_dict(renamed, strict=strict, assign=assign)
 
     @torch.no_grad()
-    def posterior(self, x: Tensor, *, allow_partial_window: bool = False) -> DiagonalGaussian:
+    def posterior(
+        self, x: Tensor, *, allow_partial_window: bool = False, memory_budget: int | None = None
+    ) -> DiagonalGaussian:
         """The distribution of the latent of ``x``.
 
         Windows go through the encoder one after another with the batch as given, so a window
@@ -219,6 +222,8 @@ class AutoencoderKL(nn.Module):
             x: (B, T, C, H, W) in [-1, 1], in the dtype of the weights. T is 1 or a multiple of 17,
                 H and W are multiples of 16.
             allow_partial_window: accept a last window of 1 or 9 frames too.
+            memory_budget: bytes that the activations of a window may take; the window is cut into
+                slices of time so that they do (:meth:`memory_plan`). None: it is not cut.
 
         Returns:
             mean and logvar of shape (B, t, z, H/16, W/16), t = ``latent_frames(T)``.
@@ -230,8 +235,21 @@ class AutoencoderKL(nn.Module):
             x, self.config.in_channels, self.dtype, allow_partial_window, self.config.compression
         )
         windows = torch.split(x.transpose(1, 2), WINDOW_FRAMES, dim=2)
-        moments = torch.cat([self.encoder(window) for window in windows], dim=2)
+        size = None
+        if memory_budget is not None:
+            plan = self.memory_plan(x.shape[3], x.shape[4], budget=memory_budget // x.shape[0])
+            size = plan.slice_frames
+        moments = torch.cat([self.encoder(window, size) for window in windows], dim=2)
         return DiagonalGaussian.from_moments(moments.transpose(1, 2))
+
+    def memory_plan(
+        self, height: int, width: int, frames: int = WINDOW_FRAMES, *, budget: int
+    ) -> MemoryPlan:
+        """The slices of time in which a window's activations fit into ``budget`` bytes.
+
+        Counted for the dtype of the weights; what kernels need for themselves is not in it.
+        """
+        return make_plan(self.config, height, width, frames, self.dtype, budget)
 
     @torch.no_grad()
     def encode(

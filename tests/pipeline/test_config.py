@@ -185,8 +185,8 @@ def test_either_source_of_weights_will_do():
 
 
 def test_auto_leaves_version_and_channels_open():
-    for given in ({}, {"version": "auto", "z_channels": "auto"}, {"version": None}):
-        section = make_config(vae={"random_seed": 0, **given}).vae
+    for section_given in ({}, {"version": "auto", "z_channels": "auto"}, {"version": None}):
+        section = make_config(vae={"random_seed": 0, **section_given}).vae
         assert (section.version, section.z_channels) == (None, None)
     section = make_config(vae={"random_seed": 0, "version": 1, "z_channels": 5}).vae
     assert (section.version, section.z_channels) == (1, 5)
