@@ -17,7 +17,7 @@ from vae.decoder import Decoder
 from vae.detect import detect_config, detect_version, detect_z_channels
 from vae.encoder import Encoder
 from vae.frames import WINDOW_FRAMES, check_latent, check_video
-from vae.memory import MemoryPlan, make_plan
+from vae.memory import SLICE_FRAMES, MemoryPlan, make_plan
 from vae.posterior import DiagonalGaussian
 from vae.safetensors_file import Readable, SafetensorsFile, Shapes, open_safetensors
 
@@ -223,7 +223,7 @@ class AutoencoderKL(nn.Module):
                 H and W are multiples of 16.
             allow_partial_window: accept a last window of 1 or 9 frames too.
             memory_budget: bytes that the activations of a window may take; the window is cut into
-                slices of time so that they do (:meth:`memory_plan`). None: it is not cut.
+                slices of time so that they do (:meth:`memory_plan`). None: the largest slices.
 
         Returns:
             mean and logvar of shape (B, t, z, H/16, W/16), t = ``latent_frames(T)``.
@@ -235,7 +235,7 @@ class AutoencoderKL(nn.Module):
             x, self.config.in_channels, self.dtype, allow_partial_window, self.config.compression
         )
         windows = torch.split(x.transpose(1, 2), WINDOW_FRAMES, dim=2)
-        size = None
+        size = SLICE_FRAMES[0]
         if memory_budget is not None:
             plan = self.memory_plan(x.shape[3], x.shape[4], budget=memory_budget // x.shape[0])
             size = plan.slice_frames
