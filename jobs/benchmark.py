@@ -10,13 +10,14 @@ that its peak of resident memory is its own. With two sizes or more, time and me
 windows follow from a linear fit.
 
 listing: listing objects on S3 as a run does, against raw ListObjectsV2 pages, in turns. Fills the
-prefix with tiny objects first, if it holds none. The endpoint comes from AWS_ENDPOINT_URL;
+prefix with tiny objects first, if it holds none. The endpoint comes from AWS_ENDPOINT_URL, and
 `python -m tests.s3 COMMAND` runs a command beside the tests' own S3 server.
 
 Prints a table, last one JSON object.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 from pipeline.bench.listing import benchmark_listing
 from pipeline.bench.refresh import benchmark_refresh
 from pipeline.cli import Parser
+from pipeline.config import StorageConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command == "refresh":
         benchmark_refresh(args.sources, args.windows_per_source, args.folder)
     else:
-        benchmark_listing(args.uri, args.objects)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
+        benchmark_listing(args.uri, args.objects, StorageConfig(endpoint_url=endpoint))
     return 0
 
 

@@ -15,24 +15,24 @@ from pipeline.storage import open_filesystem
 
 _TURNS = 3
 _AT_ONCE = 64
-_STORAGE = StorageConfig()
-"""Endpoint, region and credentials come from the environment."""
 
 
-def benchmark_listing(uri: str, objects: int) -> None:
+def benchmark_listing(uri: str, objects: int, storage: StorageConfig) -> None:
     """Fill the prefix if it is empty; list it in turns; print medians and last JSON.
 
     Raises ``RuntimeError`` where the prefix holds another number of objects.
     """
-    client = botocore.session.get_session().create_client("s3")
+    client = botocore.session.get_session().create_client(
+        "s3", endpoint_url=storage.endpoint_url, region_name=storage.region
+    )
     kinds: dict[str, Callable[[], int]] = {
         "raw": lambda: _raw(client, uri),
-        "listing": lambda: _listing(uri),
-        "catalog": lambda: _catalog(uri),
+        "listing": lambda: _listing(uri, storage),
+        "catalog": lambda: _catalog(uri, storage),
     }
     if kinds["raw"]() == 0:
-        _fill(uri, objects)
-    _listing(uri)  # both clients have connected before anything is timed
+        _fill(uri, objects, storage)
+    _listing(uri, storage)  # both clients have connected before anything is timed
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(_TURNS):
         for name, function in kinds.items():
@@ -55,16 +55,17 @@ def _raw(client: Any, uri: str) -> int:
     return sum(len(page.get("Contents", ())) for page in pages)
 
 
-def _listing(uri: str) -> int:
-    count: int = read_listing(DatasetConfig(uri=uri), _STORAGE, ()).table.num_rows
+def _listing(uri: str, storage: StorageConfig) -> int:
+    count: int = read_listing(DatasetConfig(uri=uri), storage, ()).table.num_rows
     return count
 
 
-def _catalog(uri: str) -> int:
+def _catalog(uri: str, storage: StorageConfig) -> int:
     config = Config.model_validate(
         {
             "dataset": {"uri": uri},
             "output": {"uri": "unused"},
+            "storage": storage.model_dump(),
             "buckets": [{"height": 256, "width": 256}],
             "vae": {"random_seed": 0},
         }
@@ -73,9 +74,9 @@ def _catalog(uri: str) -> int:
     return count
 
 
-def _fill(uri: str, objects: int) -> None:
+def _fill(uri: str, objects: int, storage: StorageConfig) -> None:
     """Tiny objects, in folders of a thousand."""
-    filesystem, root = open_filesystem(uri, _STORAGE)
+    filesystem, root = open_filesystem(uri, storage)
     for first in range(0, objects, 1000):
         folder = f"{root}/{first // 1000:06d}"
         names = range(first, min(first + 1000, objects))

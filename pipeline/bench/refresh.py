@@ -88,8 +88,8 @@ def at_windows(measured: Sequence[Measured], windows: int) -> Whole:
     """Seconds and memory of an unchanged refresh at a number of windows, by a linear fit."""
     sizes = [one.windows for one in measured]
     figures = [(one.unchanged.seconds, one.unchanged.peak_resident_bytes) for one in measured]
-    seconds, peak = np.polynomial.polynomial.polyfit(sizes, figures, 1)
-    return Whole(*(np.array([1, windows]) @ np.stack([seconds, peak])).tolist())
+    seconds, peak = np.array([1, windows]) @ np.polynomial.polynomial.polyfit(sizes, figures, 1)
+    return Whole(float(seconds), round(peak))
 
 
 def _no_header(files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
