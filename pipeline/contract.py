@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 from pipeline.errors import UserError
@@ -42,7 +43,7 @@ class Contract:
     window_frames: int
     latent_frames: int
 
-    @property
+    @cached_property
     def contract_id(self) -> str:
         """Hash of all fields: equal contracts have equal ids."""
         return stable_hash(["contract", json.loads(self.to_json())])
