@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config
@@ -15,7 +13,7 @@ from pipeline.manifest import Manifest
 from pipeline.recipe import latent_values
 from pipeline.weights import vae_config
 from pipeline.windows import WINDOW_FRAMES
-from vae import AutoencoderKL
+from vae import encoding_cost
 
 ASSUMED_TFLOPS = {"cuda": 350.0, "cpu": 0.05}
 """Rates assumed before a cache has a run of its own: bfloat16 convolutions on one H100 reach about
@@ -46,15 +44,8 @@ class Forecast:
 
 def window_flop(config: Config, buckets: list[Bucket]) -> dict[Bucket, float]:
     """FLOPs of encoding one window at each bucket, counted on tensors that hold no data."""
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(vae_config(config.vae))
-    counted = {}
-    for bucket in buckets:
-        window = torch.empty(1, WINDOW_FRAMES, 3, bucket.height, bucket.width, device="meta")
-        with FlopCounterMode(display=False) as counter:
-            vae.posterior(window)
-        counted[bucket] = float(counter.get_total_flops())
-    return counted
+    model = vae_config(config.vae)
+    return {b: float(encoding_cost(model, b.height, b.width).flops) for b in buckets}
 
 
 def encoder_rate(config: Config, manifest: Manifest) -> Rate:

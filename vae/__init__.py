@@ -12,6 +12,7 @@ from vae.frames import (
     fit_frames,
     latent_frames,
 )
+from vae.memory import MemoryPlan, encoding_cost
 from vae.posterior import DiagonalGaussian
 from vae.random_weights import seeded_state_dict, state_dict_shapes
 from vae.safetensors_file import CheckpointError, SafetensorsFile, open_safetensors
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "Compression",
     "DiagonalGaussian",
+    "MemoryPlan",
     "SafetensorsFile",
     "VAEConfig",
     "check_shapes",
@@ -30,6 +32,7 @@ __all__ = [
     "decoded_frames",
     "detect_config",
     "encoder_sha256",
+    "encoding_cost",
     "fit_frames",
     "latent_frames",
     "load_encoder",

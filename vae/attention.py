@@ -57,7 +57,8 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """The block's output for whole windows, which attention needs."""
-        return self.block_2(self.attn_1(self.block_1(x, stream)), stream)  # type: ignore[no-any-return]
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x, stream)), stream)
+        return out
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

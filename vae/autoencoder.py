@@ -220,13 +220,14 @@ class AutoencoderKL(nn.Module):
 
         Args:
             x: (B, T, C, H, W) in [-1, 1], in the dtype of the weights. T is 1 or a multiple of 17,
-                H and W are multiples of 16.
-            allow_partial_window: accept a last window of 1 or 9 frames too.
-            memory_budget: bytes that the activations of a window may take; the window is cut into
+                H and W are multiples of 16 (version 1: 8).
+            allow_partial_window: accept a last window of 1 or 9 (version 1: also 5 or 13) frames.
+            memory_budget: bytes that the activations of a call may take; windows are cut into
                 slices of time so that they do (:meth:`memory_plan`). None: the largest slices.
 
         Returns:
-            mean and logvar of shape (B, t, z, H/16, W/16), t = ``latent_frames(T)``.
+            mean and logvar of shape (B, t, z, h, w), t = ``latent_frames(T)``, h and w a 16th
+            (version 1: an 8th) of H and W.
 
         Raises:
             ValueError: x is not legal; the message names axis, value and remedy.
@@ -237,7 +238,9 @@ class AutoencoderKL(nn.Module):
         windows = torch.split(x.transpose(1, 2), WINDOW_FRAMES, dim=2)
         size = SLICE_FRAMES[0]
         if memory_budget is not None:
-            plan = self.memory_plan(x.shape[3], x.shape[4], budget=memory_budget // x.shape[0])
+            batch, frames, _, height, width = x.shape
+            longest = min(frames, WINDOW_FRAMES)
+            plan = self.memory_plan(height, width, longest, budget=memory_budget // batch)
             size = plan.slice_frames
         moments = torch.cat([self.encoder(window, size) for window in windows], dim=2)
         return DiagonalGaussian.from_moments(moments.transpose(1, 2))
@@ -275,10 +278,11 @@ class AutoencoderKL(nn.Module):
 
         Args:
             z: (B, t, z_channels, h, w), floating point; cast to the dtype of the weights. Each 3
-                latent frames are one window; a rest of 1 or 2 is a short last window.
+                (version 1: 5) latent frames are one window; a rest is a short last window.
 
         Returns:
-            (B, T, C, 16h, 16w) with T = ``decoded_frames(t)``, around [-1, 1] but not clamped.
+            (B, T, C, 16h, 16w) (version 1: 8h, 8w) with T = ``decoded_frames(t)``, around [-1, 1]
+            but not clamped.
             The two frames at each border of windows are blended as in the reference.
 
         Raises:

@@ -119,8 +119,6 @@ class _UpLevel(nn.Module):
             for index in range(config.num_res_blocks + 1)
         )
         if level in config.decoder_spatiotemporal_up_levels:
-            self.upsample: SpaceTimeUpsample | SpatialUpsample = SpaceTimeUpsample(
-                out_channels, norm
-            )
+            self.upsample: Upsample = SpaceTimeUpsample(out_channels, norm)
         elif level > 0:
             self.upsample = SpatialUpsample(out_channels)

@@ -85,7 +85,8 @@ class CausalConv3d(nn.Module):
         """Convolve frames that lie elsewhere: they are copied into a buffer."""
         buffer, inner = self.open(tuple(x.shape), x, stream)
         inner.copy_(x)
-        return self(buffer, stream)  # type: ignore[no-any-return]
+        out: Tensor = self(buffer, stream)
+        return out
 
     def activated(self, norm: GroupNorm, x: Tensor, stream: Stream) -> Tensor:
         """An opened buffer filled with silu(norm(x))."""
@@ -150,17 +151,15 @@ class ResBlock(nn.Module):
         del buffer
         buffer = self.conv2.conv.activated(self.norm2, h, stream)
         del h
-        second: CausalConv3d = self.conv2.conv
-        if self.nin_shortcut is None:
-            h = second(buffer, stream)
-        else:
-            h = second(buffer, stream, bias=second.bias + self.nin_shortcut.conv.bias)
+        second, shortcut = self.conv2.conv, self.nin_shortcut
+        bias = second.bias if shortcut is None else second.bias + shortcut.conv.bias
+        h = second(buffer, stream, bias=bias)
         del buffer
-        if self.nin_shortcut is not None:
+        if shortcut is not None:
             flat = as_tokens(h).flatten(0, 1)
-            flat.addmm_(as_tokens(x).flatten(0, 1), self.nin_shortcut.matrix.t())
+            flat.addmm_(as_tokens(x).flatten(0, 1), shortcut.matrix.t())
         buffer, inner = (h, h) if into is None else into.open(tuple(h.shape), h, stream)
-        if self.nin_shortcut is None:
+        if shortcut is None:
             torch.add(h, x, out=inner)
         elif into is not None:
             inner.copy_(h)

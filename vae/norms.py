@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -23,7 +24,7 @@ SUMMED_ROWS = 16
 """Values that are summed one by one, at the most, for the statistics of a norm."""
 
 
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(nn.GroupNorm, ABC):
     """A group norm, affine, with biased variance, that writes to where its result is needed."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
@@ -45,13 +46,13 @@ class GroupNorm(nn.GroupNorm):
             else:
                 out[place].copy_(part)
 
+    @abstractmethod
     def spans(self, x: Tensor) -> Iterator[Place]:
         """The parts of x that share statistics."""
-        raise NotImplementedError
 
+    @abstractmethod
     def normed(self, x: Tensor) -> Iterator[tuple[Place, Tensor]]:
         """Parts of norm(x), by torch's kernel, and their places."""
-        raise NotImplementedError
 
     def _kernel(self, x: Tensor) -> Tensor:
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

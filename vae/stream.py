@@ -17,12 +17,12 @@ LAYOUT = torch.channels_last_3d
 class Stream:
     """The passage of one window (or a batch of windows) through a model, slice by slice.
 
-    ``last`` tells the modules that no slice follows, so that nothing need be kept. A stream made
-    for a window that comes whole is ``last`` from the start.
+    ``last`` tells the modules that no slice follows, so that nothing need be kept. It is set from
+    the start, for windows that come whole; who cuts a window into slices sets it for each.
     """
 
-    def __init__(self, last: bool = True) -> None:
-        self.last = last
+    def __init__(self) -> None:
+        self.last = True
         self._kept: dict[nn.Module, Tensor] = {}
 
     def take(self, module: nn.Module) -> Tensor | None:
