@@ -1,6 +1,13 @@
-"""How long listing objects on S3 takes, against raw pages of ListObjectsV2."""
+"""How long listing objects on S3 takes, against raw pages of ListObjectsV2.
 
+Lists a prefix as a run does, in turns with raw pages of ListObjectsV2 through botocore. Fills the
+prefix with tiny objects first, if it holds none. The endpoint comes from AWS_ENDPOINT_URL, and
+`python -m tests.s3 COMMAND` runs a command beside the tests' own S3 server.
+"""
+
+import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +22,18 @@ from pipeline.storage import open_filesystem
 
 _TURNS = 3
 _AT_ONCE = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("uri", help="prefix, e.g. s3://bucket/prefix; filled if it is empty")
+    parser.add_argument("--objects", type=int, default=100_000)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
+    benchmark_listing(args.uri, args.objects, StorageConfig(endpoint_url=endpoint))
 
 
 def benchmark_listing(uri: str, objects: int, storage: StorageConfig) -> None:

@@ -1,5 +1,11 @@
-"""How long a refresh takes in which nothing, or one source, changed, by the size of the cache."""
+"""How long a refresh takes in which nothing, or one source, changed, by the size of the cache.
 
+Caches of the given sizes are built by the manifest's own code in a temporary folder, without any
+video. Each measurement runs in a process of its own, so that its peak of resident memory is its
+own. With two sizes or more, time and memory at 100,000,000 windows follow from a linear fit.
+"""
+
+import argparse
 import contextlib
 import io
 import json
@@ -26,6 +32,18 @@ from pipeline.weights import make_contract
 
 _FAR = 100_000_000
 """Windows for which time and memory are told from what was measured."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("--sources", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--windows-per-source", type=int, default=10)
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print."""
+    benchmark_refresh(args.sources, args.windows_per_source, args.folder)
 
 
 @dataclass(frozen=True)
