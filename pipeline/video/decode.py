@@ -12,7 +12,7 @@ from pipeline.video.clips import (
     Segment,
     Target,
 )
-from pipeline.video.convert import SharedFrame
+from pipeline.video.convert import Scaler, SharedFrame
 from pipeline.video.facts import VideoFacts
 from pipeline.video.files import ByteFile, GuardedFile
 from pipeline.video.image import is_image, read_image
@@ -159,6 +159,7 @@ class _Sweep:
         self._requests = requests
         self._recipe = recipe
         self._limits = limits
+        self._scaler = Scaler(recipe.filter)
         self._table: list[int] | None = None
 
     def results(self) -> Iterator[Result]:
@@ -209,7 +210,7 @@ class _Sweep:
         self, shown: Shown, following: int | None, clips: list[_Clip], needs: dict[int, int]
     ) -> Generator[Result, None, bool]:
         """Give a frame to the clips that have begun; whether what is needed next has changed."""
-        frame = SharedFrame(shown.pts, shown.picture, self._source.orientation, self._recipe.filter)
+        frame = SharedFrame(shown.pts, shown.picture, self._source.orientation, self._scaler)
         keep, changed = False, False
         for clip in clips:
             if not clip.active:

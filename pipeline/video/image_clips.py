@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.errors import Reason, SourceError
 from pipeline.video.clips import ClipEnd, ClipFailure, ClipRequest, FrameRecipe, Segment
-from pipeline.video.convert import to_rgb
+from pipeline.video.convert import Scaler, to_rgb
 from pipeline.video.facts import VideoFacts
 from pipeline.video.limits import DecodeLimits
 from pipeline.video.orientation import Orientation
@@ -30,7 +30,8 @@ def image_results(
         if request.start:
             raise SourceError(Reason.EMPTY_RANGE, f"an image has no frame at {request.start:g} s")
         fitted = geometries(request, facts, recipe, limits)
-        pictures = [to_rgb(picture, each, Orientation(), recipe.filter) for each in fitted]
+        scaler = Scaler(recipe.filter)
+        pictures = [to_rgb(picture, each, Orientation(), scaler) for each in fitted]
     except SourceError as error:
         yield ClipFailure(request.key, error.reason, error.message)
         return

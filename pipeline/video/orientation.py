@@ -1,11 +1,11 @@
 """Turning decoded frames upright: the eight ways a picture can lie."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
+from av.sidedata.sidedata import SideDataContainer
 
 from pipeline.errors import Reason, SourceError
 
@@ -44,8 +44,9 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
     Raises:
         SourceError: ``decode_error`` for a matrix that is not made of quarter turns and mirrors.
     """
-    side_data: Any = frame.side_data
-    entry = side_data.get("DISPLAYMATRIX")
+    # `frame.side_data` would tie frame and container into a cycle, so that hundreds of decoded
+    # frames lie about until the garbage collector comes by.
+    entry = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if entry is None:
         return Orientation()
     # Nine 32-bit numbers: x' = a x + c y and y' = b x + d y, with a, b in the first row.
