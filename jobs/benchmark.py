@@ -1,6 +1,7 @@
 """Measure the parts of the pipeline on this machine.
 
 Examples:
+  python jobs/benchmark.py decode clip.mp4 --height 544 --width 992
   python jobs/benchmark.py refresh --sources 100000 300000 1000000
   python -m tests.s3 python jobs/benchmark.py listing s3://t2v/clips --objects 100000
 
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.bench import listing, refresh
+from pipeline.bench import decode, listing, refresh
 from pipeline.cli import Parser
 from pipeline.errors import UserError
 from pipeline.job import EXIT_DONE, EXIT_USAGE
@@ -36,6 +37,7 @@ class Bench(Protocol):
 
 COMMANDS = MappingProxyType[str, Bench](
     {
+        "decode": decode,
         "refresh": refresh,
         "listing": listing,
     }

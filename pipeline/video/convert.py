@@ -33,7 +33,7 @@ Channel = npt.NDArray[np.uint8]
 _UNSPECIFIED = 2
 # FFmpeg's numbers of matrices: RGB, BT.709, FCC, BT.470BG, SMPTE 170M, SMPTE 240M, BT.2020.
 _MATRICES = frozenset({0, 1, _UNSPECIFIED, 4, 5, 6, 7, 9})
-_KERNELS = {
+KERNELS = {
     "bicubic": Interpolation.BICUBIC,
     "area": Interpolation.AREA,
     "bilinear": Interpolation.BILINEAR,
@@ -65,7 +65,7 @@ class Scaler:
 
     def __init__(self, kernel: ResizeFilter) -> None:
         self._kernel = kernel
-        self._flags = int(_KERNELS[kernel] | _EXACT)
+        self._flags = int(KERNELS[kernel] | _EXACT)
         self._prepared: dict[Geometry, VideoReformatter] = {}
         self._spare: dict[Geometry, list[Picture]] = {}
 
