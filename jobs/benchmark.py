@@ -2,6 +2,7 @@
 
 Examples:
   python jobs/benchmark.py decode clip.mp4 --height 544 --width 992
+  python jobs/benchmark.py write s3://bucket/prefix
   python jobs/benchmark.py refresh --sources 100000 300000 1000000
   python -m tests.s3 python jobs/benchmark.py listing s3://t2v/clips --objects 100000
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.bench import decode, listing, refresh
+from pipeline.bench import decode, listing, refresh, write
 from pipeline.cli import Parser
 from pipeline.errors import UserError
 from pipeline.job import EXIT_DONE, EXIT_USAGE
@@ -38,6 +39,7 @@ class Bench(Protocol):
 COMMANDS = MappingProxyType[str, Bench](
     {
         "decode": decode,
+        "write": write,
         "refresh": refresh,
         "listing": listing,
     }

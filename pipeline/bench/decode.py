@@ -123,6 +123,11 @@ def _work(args: argparse.Namespace, folder: Path) -> list[Work]:
         fps = None if args.fps is None else Fraction(args.fps)
     except (ValueError, ZeroDivisionError) as error:
         raise UserError(str(error)) from error
+    if fps is not None and fps <= 0:
+        raise UserError(f"--fps {args.fps}: must be above 0")
+    for start, end in args.span:
+        if not 0 <= start < end:
+            raise UserError(f"--span {start:g} {end:g}: START must be 0 or more, and below END")
     settings = Settings(
         (bucket,), args.policy, args.filter, fps, _SEGMENT_WINDOWS, _PACK_BYTES, args.seconds
     )
@@ -139,15 +144,21 @@ def benchmark_decode(works: Sequence[Work], turns: int) -> None:
     if missing is not None:
         print(f"torchcodec is left out: {missing}")
     found = []
-    for work in works:
-        costs = _costs(work, turns, command, missing is None)
-        shares = {name: share(costs[PIPELINE], costs[name]) for name in costs if name != PIPELINE}
-        _print(work, costs)
-        found.append(_described(work) | {"ways": as_json(costs), "pipeline_share_of": shares})
+    with contextlib.ExitStack() as stack:
+        ways = _ways(stack, command, missing is None)
+        for work in works:
+            costs = in_turns(turns, {name: partial(way, work) for name, way in ways.items()})
+            _print(work, costs)
+            others = (name for name in costs if name != PIPELINE)
+            shares = {name: share(costs[PIPELINE], costs[name]) for name in others}
+            found.append(_described(work) | {"ways": as_json(costs), "pipeline_share_of": shares})
     print(json.dumps({**conditions(), "ffmpeg": version, "turns": turns, "clips": found}))
 
 
-def _costs(work: Work, turns: int, command: str | None, torchcodec: bool) -> dict[str, list[Cost]]:
+def _ways(
+    stack: contextlib.ExitStack, command: str | None, torchcodec: bool
+) -> dict[str, Callable[[Work], Cost]]:
+    """What measures each way on a clip, in a process of its own."""
     functions: dict[str, Callable[[Work], int]] = {
         PIPELINE: decode_as_the_pipeline,
         "PyAV": decode_with_pyav,
@@ -155,16 +166,18 @@ def _costs(work: Work, turns: int, command: str | None, torchcodec: bool) -> dic
     }
     if torchcodec:
         functions["torchcodec"] = decode_with_torchcodec
-    with contextlib.ExitStack() as stack:
-        ways: dict[str, Callable[[], Cost]] = {}
-        for name, function in functions.items():
-            call = stack.enter_context(process_of_its_own())
-            ways[name] = partial(call, measured, function, work)
-            if name == PIPELINE and command is not None:
-                start = ffmpeg_start(command)
-                for ffmpeg, flags in ((FFMPEG, ""), (FFMPEG_EXACT, EXACT)):
-                    ways[ffmpeg] = partial(decode_with_ffmpeg, command, work, flags, start)
-        return in_turns(turns, ways)
+    calls = {name: stack.enter_context(process_of_its_own()) for name in functions}
+    ways: dict[str, Callable[[Work], Cost]] = {
+        name: partial(calls[name], measured, function) for name, function in functions.items()
+    }
+    if command is None:
+        return ways
+    start = ffmpeg_start(command)
+
+    def ffmpeg(flags: str) -> Callable[[Work], Cost]:
+        return lambda work: decode_with_ffmpeg(command, work, flags, start)
+
+    return {PIPELINE: ways.pop(PIPELINE), FFMPEG: ffmpeg(""), FFMPEG_EXACT: ffmpeg(EXACT), **ways}
 
 
 def _print(work: Work, costs: Mapping[str, Sequence[Cost]]) -> None:

@@ -23,8 +23,8 @@ class Cost:
         units: what was done: frames, bytes.
         cpu_seconds: user and system time.
         wall_seconds: time on the clock.
-        peak_bytes: highest resident memory so far, beyond what the process held before its first
-            turn (its code); None where it is not known.
+        peak_bytes: highest resident memory in the turn, beyond what the process held before its
+            first (its code); None where it is not known.
     """
 
     units: int
@@ -62,6 +62,8 @@ def measured(function: Callable[..., int], *arguments: object) -> Cost:
     """Call a function that returns how much it did, and say what it cost this process."""
     if not _held:
         _held.append(resident_bytes(os.getpid(), "VmRSS") or 0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
     before, begun = _cpu_seconds(), monotonic()
     units = function(*arguments)
     wall = monotonic() - begun
@@ -70,7 +72,7 @@ def measured(function: Callable[..., int], *arguments: object) -> Cost:
 
 
 def resident_bytes(process: int, field: str = "VmHWM") -> int | None:
-    """Highest resident memory of a process so far, where the system tells (Linux).
+    """Highest resident memory of a process, where the system tells (Linux).
 
     ``ru_maxrss`` would begin with the memory of the process that started it.
     """
@@ -101,8 +103,12 @@ def in_turns(turns: int, kinds: Mapping[str, Callable[[], Cost]]) -> dict[str, l
 
 @contextlib.contextmanager
 def process_of_its_own() -> Iterator[Callable[..., Any]]:
-    """A fresh process that lives on; yields what calls a function in it and waits."""
+    """A fresh process that lives on; yields what calls a function in it and waits.
+
+    It is started at once, and loads what it is asked for while others do so too.
+    """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(os.getpid)
 
         def call(function: Callable[..., T], *arguments: object) -> T:
             return pool.submit(function, *arguments).result()
