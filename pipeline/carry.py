@@ -8,12 +8,20 @@ import pyarrow.compute as pc
 
 from pipeline.buckets import Bucket
 from pipeline.coverage import Coverage, merge
+from pipeline.known import KnownRun
 from pipeline.manifest import Manifest
+from pipeline.ranges import spans
 from pipeline.recipe import Recipe
 from pipeline.schema import SAMPLES
 from pipeline.sources import SourcePlan
 
 Row = dict[str, Any]
+
+_KNOWN = (
+    *("source_id", "generation", "bucket"),
+    *("shard", "first_row", "first_frames", "sample_ids", "checksums"),
+)
+_BATCH_ROWS = 1024
 
 PER_WINDOW = tuple(f.name for f in SAMPLES if str(f.type).startswith("list"))
 """Columns of the table ``samples`` that hold a list with one entry a window."""
@@ -53,6 +61,42 @@ def carry_over(
     return [
         replace(s, coverage=covered[s.source_id]) if s.source_id in covered else s for s in sources
     ], rows
+
+
+def recall_known(
+    manifest: Manifest, recipe: Recipe, sources: Iterable[SourcePlan]
+) -> list[SourcePlan]:
+    """Tell sources whose windows the plan alone cannot compare what their generation before holds.
+
+    That is where something else than bucket and grid changed. Most often it is the frame rate,
+    and decoding may find that it shows the same frames (``pipeline.known``).
+    """
+    sources = list(sources)
+    wanted = {
+        source.previous.generation: source
+        for source in sources
+        if source.previous is not None
+        and source.failure is None
+        and source.previous.window_recipe != source.window_recipe
+        and source.previous.contract_id == recipe.contract.contract_id
+        and not source.coverage.complete(source.buckets)
+    }
+    if not wanted:
+        return sources
+    found: dict[str, list[KnownRun]] = {}
+    shards: dict[str, str] = {}  # many runs lie in one shard: its path is kept once
+    where = pc.field("generation").isin(sorted(wanted))
+    with manifest.by_range("samples", _KNOWN, where=where) as rows:
+        for span in spans(rows.num_rows):
+            for batch in rows.read(span).to_batches(max_chunksize=_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    source = wanted[row["generation"]]
+                    if row["bucket"] in {bucket.name for bucket in source.buckets}:
+                        row["shard"] = shards.setdefault(row["shard"], row["shard"])
+                        found.setdefault(source.source_id, []).append(KnownRun.of_row(row))
+    return [
+        replace(s, known=tuple(found[s.source_id])) if s.source_id in found else s for s in sources
+    ]
 
 
 def _carry(source: SourcePlan, recipe: Recipe, segments: Sequence[Row]) -> list[Row]:

@@ -37,12 +37,16 @@ class _Open:
 
 @dataclass
 class Tally:
-    """What this run wrote, and how the sources that it worked on ended."""
+    """What this run wrote, and how the sources that it worked on ended.
+
+    ``kept`` windows were found to be held already, and were not encoded.
+    """
 
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     windows: int = 0
+    kept: int = 0
     shards: int = 0
     bytes: int = 0
 
@@ -106,6 +110,10 @@ class Committer:
         for segment in written.segments:
             self._segments.append(segment)
             self.tally.windows += segment["windows"]
+            self._hold(segment)
+        for segment in written.kept:
+            self._segments.append(segment)
+            self.tally.kept += segment["windows"]
             self._hold(segment)
         for event in written.events:
             self._note(event)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.catalog import Catalog
 from pipeline.choose import KINDS, STATES, Chooser
 from pipeline.columns import changed_columns
-from pipeline.live import newest_by_source
+from pipeline.live import newest_by_source, verdicts
 from pipeline.manifest import Manifest
 from pipeline.packs import facts_from_json
 from pipeline.ranges import RangedRows, spans
@@ -23,8 +23,8 @@ _KNOWN = (
     *("status", "reason", "attempts", "width", "height", "is_image"),
 )
 _RECALLED = (
-    *("source_id", "revision", "run_id"),
-    *("status", "generation", "window_recipe", "frames_actual", "facts"),
+    *("source_id", "revision", "run_id", "version"),
+    *("status", "generation", "window_recipe", "contract_id", "frames_actual", "facts"),
 )
 
 
@@ -110,25 +110,37 @@ def _newest_rows(
     manifest: Manifest, version: int | None, ids: Sequence[str], columns: Sequence[str]
 ) -> pa.Table:
     """The newest row of each of these sources in the table ``sources``."""
+    return newest_by_source(_rows(manifest, version, ids, columns))
+
+
+def _rows(
+    manifest: Manifest, version: int | None, ids: Sequence[str], columns: Sequence[str]
+) -> pa.Table:
     if not ids:
         return manifest.empty("sources").select(columns)
     where = pc.field("source_id").isin(ids)
-    return newest_by_source(manifest.read("sources", version, columns, where))
+    return manifest.read("sources", version, columns, where)
 
 
 def _recall(
     manifest: Manifest, version: int | None, todo: list[SourcePlan], earlier: Sequence[str]
 ) -> list[SourcePlan]:
-    """Fill in what is known of the same bytes: the header, and the generation that is complete."""
+    """Fill in what is known of the same bytes: the header, and the generation that is complete.
+
+    That one is live whatever failed since.
+    """
+    versions = {source.source_id: source.version for source in todo}
+    rows = _rows(manifest, version, earlier, _RECALLED)
     facts: dict[str, str] = {}
-    previous: dict[str, Previous] = {}
-    for row in _newest_rows(manifest, version, earlier, _RECALLED).to_pylist():
+    for row in newest_by_source(rows).to_pylist():
         if row["facts"] is not None:
             facts[row["source_id"]] = row["facts"]
-        if row["status"] == "ok" and row["frames_actual"] is not None:
-            previous[row["source_id"]] = Previous(
-                row["generation"], row["window_recipe"], row["frames_actual"]
-            )
+    previous: dict[str, Previous] = {}
+    for row in newest_by_source(verdicts(rows)).to_pylist():
+        same = row["version"] == versions[row["source_id"]]
+        if same and row["status"] == "ok" and row["frames_actual"] is not None:
+            names = ("generation", "window_recipe", "contract_id", "frames_actual")
+            previous[row["source_id"]] = Previous(*(row[name] for name in names))
     return [
         replace(
             source,

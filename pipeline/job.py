@@ -245,7 +245,10 @@ class _Job:
     def execute(
         self, plan: Plan, recipe: Recipe, forecast: Forecast, committer: Committer
     ) -> float | None:
-        """Run the units; returns the FLOP/s that an encoder achieved, None for nothing done."""
+        """Run the units; returns the FLOP/s that an encoder achieved, None for nothing done.
+
+        Nor do runs tell it that decoded windows without encoding them.
+        """
         if not plan.units:
             return None
         packs = packs_per_shard(self.config, recipe.contract, forecast)
@@ -256,6 +259,8 @@ class _Job:
                 committer.add(written)
                 progress.update(committer.tally)
                 self.publish_now_and_then(recipe.contract, committer)
+        if committer.tally.kept:
+            return None
         seconds = time.monotonic() - begun
         share = committer.tally.windows / max(forecast.windows, 1)
         return forecast.flop * share / seconds / self.config.run.encoders or None

@@ -26,6 +26,11 @@ def present_sources(sources: pa.Table) -> pa.Table:
     return newest.filter(pc.not_equal(newest["status"], "removed"))
 
 
+def verdicts(sources: pa.Table) -> pa.Table:
+    """The rows that decide what is live: all but failures."""
+    return sources.filter(pc.is_in(sources["status"], pa.array(["ok", "skipped", "removed"])))
+
+
 def live_generations(sources: pa.Table, contract_id: str) -> pa.Table:
     """source_id and generation of every source that has one to read.
 
@@ -33,11 +38,9 @@ def live_generations(sources: pa.Table, contract_id: str) -> pa.Table:
     ``skipped`` verdict or tombstone came after it. A later failure leaves it live: a source
     switches to a new generation only when that is complete.
     """
-    verdict = pc.is_in(sources["status"], pa.array(["ok", "skipped", "removed"]))
-    ours = pc.or_(
-        pc.equal(sources["contract_id"], contract_id), pc.equal(sources["status"], "removed")
-    )
-    newest = newest_by_source(sources.filter(pc.and_(verdict, ours)))
+    found = verdicts(sources)
+    ours = pc.or_(pc.equal(found["contract_id"], contract_id), pc.equal(found["status"], "removed"))
+    newest = newest_by_source(found.filter(ours))
     return newest.filter(pc.equal(newest["status"], "ok")).select(["source_id", "generation"])
 
 

@@ -113,15 +113,20 @@ class Manifest:
         return self._patiently(read)
 
     def by_range(
-        self, table: str, columns: Sequence[str], version: int | None = None
+        self,
+        table: str,
+        columns: Sequence[str],
+        version: int | None = None,
+        where: pc.Expression | None = None,
     ) -> RangedRows:
-        """Columns of all rows, to be read one range of the source hash at a time."""
+        """Columns of all rows (or filtered ones), to be read by ranges of the source hash."""
 
         def gather() -> RangedRows:
             rows = RangedRows(self.empty(table).select(list(columns)).schema)
             found = self._open(table, version)
             if found is not None:
-                scanner = found.to_pyarrow_dataset().scanner(list(columns), **_READ_AHEAD)
+                dataset = found.to_pyarrow_dataset()
+                scanner = dataset.scanner(list(columns), filter=where, **_READ_AHEAD)
                 for batch in scanner.to_batches():
                     rows.add(batch)
             return rows

@@ -2,12 +2,13 @@
 
 A pack travels as one row of numpy columns, each with a leading axis of 1 (Ray Data's batch of one
 row): ``meta`` is JSON text, and the tensors are the frames (after decode) or the latents (after
-encode). Events, which tell that a source ended or failed, ride in the meta of the next pack.
+encode). Events, which tell that a source ended or failed, ride in the meta of the next pack, and so
+do references: windows that the cache holds already, without frames.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +41,31 @@ class SegmentInfo:
     last: bool
     frames_actual: int | None
 
+    def part(self, begin: int, stop: int) -> "SegmentInfo":
+        """The windows [begin, stop) of the segment, counted from its first, as one of their own."""
+        ends = stop == self.windows
+        return replace(
+            self,
+            first_window=self.first_window + begin,
+            windows=stop - begin,
+            pts=self.pts[begin:stop],
+            valid_frames=self.valid_frames[begin:stop],
+            first_frames=self.first_frames[begin:stop],
+            sample_ids=self.sample_ids[begin:stop],
+            last=self.last and ends,
+            frames_actual=self.frames_actual if ends else None,
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A segment whose samples the cache holds already, at adjacent rows of one shard."""
+
+    segment: SegmentInfo
+    shard: str
+    first_row: int
+    checksums: list[str]
+
 
 @dataclass(frozen=True)
 class Event:
@@ -57,11 +83,12 @@ class Event:
 
 @dataclass(frozen=True)
 class PackMeta:
-    """The segments of a pack, in the order of the tensors' first axis, and the events so far."""
+    """The segments of a pack, in the order of the tensors' first axis, and what rides with them."""
 
     pack_id: str
     segments: tuple[SegmentInfo, ...]
     events: tuple[Event, ...]
+    references: tuple[Reference, ...] = ()
 
     @property
     def sample_ids(self) -> list[str]:
@@ -78,12 +105,17 @@ class PackMeta:
         fields = json.loads(text)
         return cls(
             fields["pack_id"],
-            tuple(
-                SegmentInfo(**{**segment, "time_base": tuple(segment["time_base"])})
-                for segment in fields["segments"]
-            ),
+            tuple(_segment(segment) for segment in fields["segments"]),
             tuple(Event(**event) for event in fields["events"]),
+            tuple(
+                Reference(**{**reference, "segment": _segment(reference["segment"])})
+                for reference in fields["references"]
+            ),
         )
+
+
+def _segment(fields: dict[str, Any]) -> SegmentInfo:
+    return SegmentInfo(**{**fields, "time_base": tuple(fields["time_base"])})
 
 
 def facts_to_json(facts: VideoFacts) -> str:

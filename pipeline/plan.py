@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pipeline.buckets import Bucket
-from pipeline.carry import Row, carry_over
+from pipeline.carry import Row, carry_over, recall_known
 from pipeline.catalog import Catalog
 from pipeline.choose import Chooser
 from pipeline.compare import compare
@@ -55,6 +55,11 @@ class Plan:
         return {range_of(i) for i in [*ids, *self.columns["source_id"].to_pylist()]}
 
     @property
+    def known(self) -> int:
+        """Samples held already that windows to encode may turn out to be, as decoding tells."""
+        return sum(run.windows for source in self.sources.values() for run in source.known)
+
+    @property
     def windows(self) -> Counter[Bucket]:
         """Estimated windows to encode, by bucket."""
         found: Counter[Bucket] = Counter()
@@ -89,6 +94,7 @@ def make_plan(
     covered = committed_coverage(manifest, {s.generation for s in todo if s.failure is None})
     todo = [replace(s, coverage=covered.get(s.generation, Coverage())) for s in todo]
     todo, carried = carry_over(manifest, recipe, todo)
+    todo = recall_known(manifest, recipe, todo)
     planned = {source.source_id: source for source in todo}
     return Plan(
         kinds=found.kinds,

@@ -57,6 +57,11 @@ def plan_text(plan: Plan, forecast: Forecast) -> str:
     lines += [
         f"  {n:>9}  windows of {bucket.height}x{bucket.width}" for bucket, n in plan.windows.items()
     ]
+    if plan.known:
+        lines.append(
+            f"held already: {plan.known} windows of these sources; those that decoding finds to be "
+            "as before are not encoded again"
+        )
     stored = ", ".join(f"{name} {human_bytes(size)}" for name, size in forecast.bytes.items())
     lines.append(f"stored, by statistic: {stored}")
     lines.append(
@@ -128,6 +133,8 @@ def summary_text(plan: Plan, tally: Tally, report: RunReport, output: str, unfin
         f"state    {counts['ok']} ok, {counts['skipped']} skipped, {counts['failed']} failed "
         f"of {counts['total']} sources; snapshot {report.snapshot or 'not published'}",
     ]
+    if tally.kept:
+        lines.insert(2, f"kept     {tally.kept} windows that are as before, in their shards")
     if unfinished:
         lines.append(f"  {unfinished} of the failed are unfinished: run again to resume")
     for name, count in tally.reasons.most_common():
@@ -171,15 +178,17 @@ class ProgressLine:
         self._tally = tally
         state = ", ".join(f"{count} {name}" for name, count in sorted(tally.statuses.items()))
         if self._bar is not None and self._task is not None:
-            total = max(self.total, tally.windows)
-            self._bar.update(self._task, completed=tally.windows, total=total, state=state)
+            done = tally.windows + tally.kept
+            total = max(self.total, done)
+            self._bar.update(self._task, completed=done, total=total, state=state)
             return
         moment = time.monotonic()
         if moment - self._printed >= _LINE_SECONDS:
             self._printed = moment
             rate = tally.windows / (moment - self._started)
+            kept = f", kept {tally.kept}" if tally.kept else ""
             print(
-                f"encoded {tally.windows} of about {self.total} windows, {rate:.2f}/s; "
+                f"encoded {tally.windows}{kept} of about {self.total} windows, {rate:.2f}/s; "
                 f"sources: {state or 'none ended'}",
                 file=self.stream,
                 flush=True,

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.buckets import Bucket
 from pipeline.coverage import Coverage
 from pipeline.errors import SourceError
+from pipeline.known import KnownRun
 from pipeline.listing import IMAGE_SUFFIXES
 from pipeline.recipe import Recipe
 from pipeline.spans import name_of
@@ -24,6 +25,7 @@ class Previous:
 
     generation: str
     window_recipe: str
+    contract_id: str
     frames_actual: int
 
 
@@ -33,7 +35,8 @@ class SourcePlan:
 
     ``facts`` are None where hints say enough or the header is not read yet; ``coverage`` is what an
     interrupted run left of the generation; ``failure`` ends the source without any work;
-    ``previous`` is a generation whose windows may be carried over.
+    ``previous`` is a generation whose windows may be carried over, ``known`` are its samples where
+    decoding alone can tell whether they are.
     """
 
     source_id: str
@@ -54,6 +57,7 @@ class SourcePlan:
     coverage: Coverage = field(default_factory=Coverage)
     failure: SourceError | None = None
     previous: "Previous | None" = None
+    known: tuple[KnownRun, ...] = ()
 
     @property
     def file(self) -> tuple[str, str | None]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config
+from pipeline.known import KnownRun
 from pipeline.recipe import Recipe, segment_cap
 from pipeline.sources import SourcePlan
 from pipeline.units import (
@@ -16,6 +17,7 @@ from pipeline.units import (
     pack_units,
     split_ranges,
 )
+from pipeline.windows import WindowGrid
 
 _UNITS_PER_TASK = 3
 """Units for each concurrent decode task at the least, where the plan is large enough."""
@@ -83,12 +85,12 @@ def _clip_tasks(config: Config, recipe: Recipe, source: SourcePlan) -> list[Clip
         ]
         size = max(max(caps), config.run.task_windows // max(caps) * max(caps))
         pieces = split_ranges(missing, estimate, size) if splittable else [list(missing)]
-        tasks.extend(_clip_task(source, buckets, piece, estimate) for piece in pieces)
+        tasks.extend(_clip_task(source, recipe.grid, buckets, p, estimate) for p in pieces)
     return tasks
 
 
 def _clip_task(
-    source: SourcePlan, buckets: list[Bucket], piece: list[Range], estimate: int
+    source: SourcePlan, grid: WindowGrid, buckets: list[Bucket], piece: list[Range], estimate: int
 ) -> ClipTask:
     return ClipTask(
         source_id=source.source_id,
@@ -100,4 +102,14 @@ def _clip_task(
         buckets=tuple(buckets),
         expected_size=source.display_size,
         windows=max(1, expected_windows(piece, estimate)) * len(buckets),
+        known=tuple(run for run in source.known if _within(run, piece, grid)),
+    )
+
+
+def _within(run: KnownRun, piece: list[Range], grid: WindowGrid) -> bool:
+    """Whether windows of the piece may begin with the frames that the run's samples begin with."""
+    low, high = run.first_frames
+    return any(
+        high >= grid.first_frame_needed(first) and (stop is None or low < stop * grid.stride)
+        for first, stop in piece
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.buckets import Bucket
+from pipeline.known import KnownRun
 
 Range = tuple[int, int | None]
 """Windows [first, stop); stop None: to the end of the data, whatever a header says."""
@@ -25,6 +26,8 @@ class ClipTask:
     expected_size: tuple[int, int] | None
     windows: int
     """Estimated windows of all ranges and buckets together, for balance and forecast only."""
+    known: tuple[KnownRun, ...] = ()
+    """Samples that the cache holds of the source: windows that resolve to one are not encoded."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,12 @@ def _clip_fields(clip: ClipTask) -> list[Any]:
         buckets,
         clip.expected_size,
         clip.windows,
+        [run.to_list() for run in clip.known],
     ]
 
 
 def _clip_from(fields: list[Any]) -> ClipTask:
-    source, generation, version, start, end, ranges, buckets, size, windows = fields
+    source, generation, version, start, end, ranges, buckets, size, windows, known = fields
     return ClipTask(
         source,
         generation,
@@ -92,6 +96,7 @@ def _clip_from(fields: list[Any]) -> ClipTask:
         tuple(Bucket.parse(name) for name in buckets),
         None if size is None else (size[0], size[1]),
         windows,
+        tuple(KnownRun.from_list(run) for run in known),
     )
 
 

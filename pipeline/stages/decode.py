@@ -1,19 +1,22 @@
-"""Decode: a unit of files becomes packs of uint8 windows."""
+"""Decode: a unit of files becomes packs of uint8 windows, without those that are known."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.identity import sample_id, stable_hash
+from pipeline.known import Place, cut, places
 from pipeline.packs import (
     FRAMES,
     Batch,
     Event,
     PackMeta,
+    Reference,
     SegmentInfo,
     facts_to_json,
     to_batch,
@@ -35,8 +38,10 @@ from pipeline.video.limits import DecodeLimits
 UNIT = "unit"
 """Name of the column that holds a unit as JSON."""
 
-NO_FRAMES = np.zeros((0, 1, 16, 16, 3), dtype=np.uint8)
-"""Stands where a pack carries events alone: no window at all."""
+Frames = npt.NDArray[np.uint8]
+
+NO_FRAMES: Frames = np.zeros((0, 1, 16, 16, 3), dtype=np.uint8)
+"""Stands where a pack carries no window at all: events and references alone."""
 
 
 def make_decode_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Iterator[Batch]]:
@@ -53,6 +58,7 @@ def _decode_unit(unit: Unit, config: Config, recipe: Recipe) -> Iterator[Batch]:
     packer = _Packer(config.run.pack_bytes)
     for file in unit.files:
         tasks = {clip.source_id: clip for clip in file.clips}
+        known = {clip.source_id: places(clip.known) for clip in file.clips}
         final: dict[str, list[Segment]] = {}  # held until the clip's frame count is known
         for found in _decode_file(file, config, recipe):
             task = tasks[found.key]
@@ -60,12 +66,14 @@ def _decode_unit(unit: Unit, config: Config, recipe: Recipe) -> Iterator[Batch]:
                 packer.events.append(_failed(found, task))
             elif isinstance(found, ClipEnd):
                 for segment in final.pop(found.key, []):
-                    yield from packer.add(segment, _describe(segment, task, recipe, found.frames))
+                    info = _describe(segment, task, recipe, found.frames)
+                    yield from packer.sort(segment.frames, info, known[found.key])
                 packer.events.append(_ended(found, task))
             elif found.last:
                 final.setdefault(found.key, []).append(found)
             else:
-                yield from packer.add(found, _describe(found, task, recipe, None))
+                info = _describe(found, task, recipe, None)
+                yield from packer.sort(found.frames, info, known[found.key])
     yield from packer.finish()
 
 
@@ -156,30 +164,41 @@ class _Packer:
 
     pack_bytes: int
     events: list[Event] = field(default_factory=list)
-    open: dict[tuple[Bucket, int], list[tuple[Segment, SegmentInfo]]] = field(default_factory=dict)
+    references: list[Reference] = field(default_factory=list)
+    open: dict[tuple[Bucket, int], list[tuple[Frames, SegmentInfo]]] = field(default_factory=dict)
 
-    def add(self, segment: Segment, info: SegmentInfo) -> Iterator[Batch]:
-        key = (segment.bucket, info.frames)
+    def sort(
+        self, frames: Frames, info: SegmentInfo, known: Mapping[str, Place]
+    ) -> Iterator[Batch]:
+        """Take a segment: what is known of it as references, the rest to be encoded."""
+        for span, part in cut(info, known):
+            if isinstance(part, Reference):
+                self.references.append(part)
+            elif part.windows == info.windows:
+                yield from self.add(frames, part)
+            else:  # a copy: the frames of known windows are not to wait with it
+                yield from self.add(frames[span.start : span.stop].copy(), part)
+
+    def add(self, frames: Frames, info: SegmentInfo) -> Iterator[Batch]:
+        key = (Bucket.parse(info.bucket), info.frames)
         waiting = self.open.setdefault(key, [])
-        held = sum(other.frames.nbytes for other, _ in waiting)
-        if waiting and held + segment.frames.nbytes > self.pack_bytes:
+        held = sum(other.nbytes for other, _ in waiting)
+        if waiting and held + frames.nbytes > self.pack_bytes:
             yield self._pack(key)
-        self.open.setdefault(key, []).append((segment, info))
+        self.open.setdefault(key, []).append((frames, info))
 
     def finish(self) -> Iterator[Batch]:
         for key in sorted(self.open):
             yield self._pack(key)
-        if self.events:
+        if self.events or self.references:
             yield to_batch(self._meta(()), {FRAMES: NO_FRAMES})
 
     def _pack(self, key: tuple[Bucket, int]) -> Batch:
         parts = self.open.pop(key)
-        tensor = (
-            parts[0][0].frames if len(parts) == 1 else np.concatenate([s.frames for s, _ in parts])
-        )
+        tensor = parts[0][0] if len(parts) == 1 else np.concatenate([frames for frames, _ in parts])
         return to_batch(self._meta(tuple(info for _, info in parts)), {FRAMES: tensor})
 
     def _meta(self, segments: tuple[SegmentInfo, ...]) -> PackMeta:
-        meta = PackMeta("", segments, tuple(self.events))
-        self.events = []
+        meta = PackMeta("", segments, tuple(self.events), tuple(self.references))
+        self.events, self.references = [], []
         return replace(meta, pack_id=stable_hash(["pack", meta.to_json()]))

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pipeline.config import Config
+from pipeline.contract import Contract
 from pipeline.packs import Batch, Event, PackMeta, SegmentInfo, rows
 from pipeline.recipe import Recipe
 from pipeline.shards import SUFFIXES, Shard
@@ -21,12 +22,14 @@ RESULT = "result"
 class Written:
     """What one call of the write stage made durable; nothing of it is committed yet.
 
-    ``segments``: rows of the table ``samples`` but for run and time.
+    ``segments``: rows of the table ``samples`` but for run and time; ``kept``: such rows of windows
+    that lie in earlier shards already.
     """
 
     shards: dict[str, int]
     segments: list[dict[str, Any]]
     events: list[Event]
+    kept: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The result as text."""
@@ -37,7 +40,7 @@ class Written:
         """Inverse of ``to_json``."""
         fields = json.loads(text)
         events = [Event(**event) for event in fields["events"]]
-        return cls(fields["shards"], fields["segments"], events)
+        return cls(fields["shards"], fields["segments"], events, fields["kept"])
 
 
 def make_write_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Batch]:
@@ -50,6 +53,10 @@ def make_write_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Batch]:
         written = Written({}, [], [])
         for meta, tensors in rows(batch):
             written.events.extend(meta.events)
+            written.kept.extend(
+                _row(r.segment, r.shard, r.first_row, r.checksums, recipe.contract)
+                for r in meta.references
+            )
             if meta.segments:
                 key = (meta.segments[0].bucket, meta.segments[0].frames)
                 groups.setdefault(key, []).append((meta, tensors))
@@ -88,22 +95,27 @@ def _gather(
 def _sample_rows(shard: Shard, path: str) -> list[dict[str, Any]]:
     found, row = [], 0
     for segment in shard.segments:
-        fields = asdict(segment)
-        num, den = fields.pop("time_base")
-        found.append(
-            {
-                **fields,
-                "geometry": json.dumps(segment.geometry, sort_keys=True),
-                "time_base_num": num,
-                "time_base_den": den,
-                "height": segment.geometry["height"],
-                "width": segment.geometry["width"],
-                "shard": path,
-                "first_row": row,
-                "checksums": list(shard.checksums[row : row + segment.windows]),
-                "statistic": shard.contract.statistic,
-                "dtype": shard.contract.dtype,
-            }
-        )
+        checksums = list(shard.checksums[row : row + segment.windows])
+        found.append(_row(segment, path, row, checksums, shard.contract))
         row += segment.windows
     return found
+
+
+def _row(
+    segment: SegmentInfo, path: str, first_row: int, checksums: list[str], contract: Contract
+) -> dict[str, Any]:
+    fields = asdict(segment)
+    num, den = fields.pop("time_base")
+    return {
+        **fields,
+        "geometry": json.dumps(segment.geometry, sort_keys=True),
+        "time_base_num": num,
+        "time_base_den": den,
+        "height": segment.geometry["height"],
+        "width": segment.geometry["width"],
+        "shard": path,
+        "first_row": first_row,
+        "checksums": checksums,
+        "statistic": contract.statistic,
+        "dtype": contract.dtype,
+    }

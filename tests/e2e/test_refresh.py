@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from deltalake import DeltaTable
 
 from pipeline import LatentCache
 from pipeline.config import load_config
@@ -118,7 +119,13 @@ def slower(world: World) -> None:
 
 
 def own_frames(world: World) -> None:
+    """25 frames per second of a clip that has 25 are its own frames."""
     world.changes["windows__fps"] = None
+
+
+def drifting(world: World) -> None:
+    """The frames from the 49th on are others: windows 0 and 1 of 100 frames stay."""
+    world.changes["windows__fps"] = "24.5"
 
 
 def longer(world: World) -> None:
@@ -161,6 +168,13 @@ CASES = [
     ([overlap], 2, (6, 6, 1, 1)),
     ([sparse], 0, (3, 3, 1, 1)),
     ([slower], 4, (2, 2, 0, 1)),
+    ([own_frames], 0, (5, 5, 1, 1)),
+    ([own_frames, pad], 2, (6, 6, 1, 1)),
+    ([own_frames, sparse], 0, (3, 3, 1, 1)),
+    ([own_frames, every_bucket], 2 * ALL, (15, 15, 3, 3)),
+    ([own_frames, contain], ALL, (5, 5, 1, 1)),
+    ([drifting], 3 + 3, (5, 5, 0, 1)),
+    ([drifting, add, replace_bytes, remove], 3 + 5 + 0, (5, 0, None, 1, 5)),
     ([longer], 0, (5, 5, 0, 1)),
     ([contain], ALL, (5, 5, 1, 1)),
     ([more_buckets], ALL, (5, 5, 1, 1)),
@@ -219,12 +233,58 @@ def test_captions_are_appended_and_nothing_else(world):
     assert "note" not in old["picture"]
 
 
-def test_frames_that_are_the_same_at_another_rate_are_the_same_samples(world):
-    """25 frames per second of a clip that has 25 are its own frames."""
-    before = {row["sample_id"] for row in world.cache().samples().to_pylist()}
+def test_a_kill_amid_a_change_of_the_rate_encodes_nothing_twice(world):
+    """The tables are put back to where a kill after the first commit leaves them."""
+    drifting(world)
+    world.changes |= {"output__shard_bytes": 1, "run__pack_bytes": 100_000}
+    tables = {name: DeltaTable(world.folder / "cache" / name) for name in ("samples", "sources")}
+    before = {name: table.version() for name, table in tables.items()}
+    assert world.run()["windows"] == 6
+    wanted = world.cache().samples()
+    for name, commits in (("samples", 1), ("sources", 0)):
+        tables[name].update_incremental()
+        tables[name].restore(before[name] + commits)
+    (world.folder / "cache" / "snapshots" / "2.json").unlink()
+
+    first = _shards(world.cache(1))
+    new = [
+        row
+        for row in tables["samples"].to_pyarrow_table().to_pylist()
+        if row["generation"] not in {g for g, _ in first.values()}
+    ]
+    kept = sum(i in first for row in new for i in row["sample_ids"])
+    encoded = sum(row["windows"] for row in new) - kept
+    assert kept == 2
+    assert 0 < encoded < 6
+    assert world.run()["windows"] == 6 - encoded
+    same = ["sample_id", "source_id", "generation", "window", "valid_frames", "checksum"]
+    assert world.cache().samples().select(same).equals(wanted.select(same))
+    again = _shards(world.cache())
+    assert sum(again[i][1] == first[i][1] for i in first if i in again) == 2 + 2 + PICTURE
+
+
+def _shards(cache: LatentCache) -> dict[str, tuple[str, str]]:
+    """Generation and shard of every sample."""
+    rows = cache.samples().to_pylist()
+    return {row["sample_id"]: (row["generation"], row["shard"]) for row in rows}
+
+
+def test_a_failure_amid_a_change_of_the_rate_forgets_nothing(world):
+    world.rows["movie"]["version"] = "v1"
+    assert world.run()["windows"] == MOVIE
+    before = _shards(world.cache())
     own_frames(world)
-    world.run()
-    assert {row["sample_id"] for row in world.cache().samples().to_pylist()} == before
+    movie = Path(world.rows["movie"]["video"])
+    hidden = movie.rename(movie.with_suffix(".hidden"))
+    report = world.run()
+    assert (report["windows"], report["sources"]["failed"]) == (0, 1)
+    hidden.rename(movie)
+    report = world.run()
+    assert (report["windows"], report["sources"]["failed"]) == (0, 0)
+    after = _shards(world.cache())
+    assert {i: shard for i, (_, shard) in after.items()} == {
+        i: shard for i, (_, shard) in before.items()
+    }
 
 
 @pytest.mark.parametrize(

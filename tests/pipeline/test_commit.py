@@ -167,6 +167,17 @@ def test_what_comes_after_the_end_changes_nothing():
     assert chosen.tally.statuses == {"failed": 1}
 
 
+def test_kept_windows_are_held_and_not_counted_as_encoded():
+    chosen = committer(make_source())
+    chosen.add(written(end(), segment(first=2, windows=2)))
+    assert ends(chosen) == {}
+    kept = segment(first=0, windows=2, sample_ids=["a", "b"])
+    chosen.add(replace(written(), kept=[kept]))
+    assert ends(chosen)["s"]["status"] == "ok"
+    assert windows_of(chosen._manifest.rows("samples")) == {0, 1, 2, 3}
+    assert (chosen.tally.windows, chosen.tally.kept, chosen.tally.shards) == (2, 2, 0)
+
+
 def test_another_generation_does_not_count():
     chosen = committer(make_source())
     chosen.add(written(end(generation="old"), failure(generation="old")))

@@ -8,6 +8,7 @@ from pipeline.packs import (
     META,
     Event,
     PackMeta,
+    Reference,
     facts_from_json,
     facts_to_json,
     rows,
@@ -40,11 +41,19 @@ EVENTS = st.builds(
     reason=NAMES,
     message=NAMES,
 )
+REFERENCES = st.builds(
+    Reference,
+    segment=SEGMENTS,
+    shard=NAMES,
+    first_row=st.integers(0, 2**40),
+    checksums=st.lists(NAMES, max_size=2),
+)
 METAS = st.builds(
     PackMeta,
     pack_id=NAMES,
     segments=st.lists(SEGMENTS, max_size=3).map(tuple),
     events=st.lists(EVENTS, max_size=3).map(tuple),
+    references=st.lists(REFERENCES, max_size=2).map(tuple),
 )
 
 

@@ -12,6 +12,7 @@ from pipeline import report as module
 from pipeline.commit import Tally
 from pipeline.errors import Reason, SourceError
 from pipeline.forecast import Forecast, Rate
+from pipeline.known import KnownRun
 from pipeline.plan import Plan
 from pipeline.report import (
     ProgressLine,
@@ -155,6 +156,16 @@ def test_the_summary_says_why():
     assert "3 of the failed are unfinished" in summary_text(make_plan(), tally, report, "/c", 3)
 
 
+def test_what_is_kept_is_said():
+    known = KnownRun("data/h32w32/x", 0, (0, 17), bytes(2 * 24))
+    plan = make_plan(sources={"a": make_source("a", known=(known, known))})
+    assert "held already: 4 windows of these sources" in plan_text(plan, FORECAST)
+    assert "held already" not in plan_text(make_plan(), FORECAST)
+    report = RunReport("r", {"total": 1, "ok": 1, "skipped": 0, "failed": 0}, 7, 2, 1500, 1.0, 4)
+    assert "kept     3 windows" in summary_text(plan, Tally(kept=3), report, "/cache", 0)
+    assert "kept" not in summary_text(plan, Tally(), report, "/cache", 0)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     class Clock:
@@ -179,11 +190,11 @@ def test_progress_in_lines(clock):
         clock.now += 5
         progress.update(Tally(windows=30))
         clock.now += 5
-        progress.update(Tally(windows=40))
+        progress.update(Tally(windows=40, kept=2))
     lines = stream.getvalue().splitlines()
     assert lines == [
         "encoded 20 of about 50 windows, 2.00/s; sources: 1 failed, 2 ok",
-        "encoded 40 of about 50 windows, 2.00/s; sources: none ended",
+        "encoded 40, kept 2 of about 50 windows, 2.00/s; sources: none ended",
     ]
 
 

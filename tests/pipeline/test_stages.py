@@ -14,6 +14,7 @@ from helpers import (
     make_segment,
     make_store,
     make_tensors,
+    sample_row,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 from pipeline.buckets import fit
 from pipeline.errors import Reason
 from pipeline.identity import sample_id
-from pipeline.packs import FRAMES, Event, PackMeta, facts_to_json, rows, to_batch
+from pipeline.known import KnownRun
+from pipeline.packs import FRAMES, Event, PackMeta, Reference, facts_to_json, rows, to_batch
 from pipeline.recipe import window_bytes
 from pipeline.runner import _join
 from pipeline.schema import SAMPLES
@@ -270,7 +272,7 @@ def test_packs_hold_every_segment_whole_within_their_size(pieces, room):
         segment = decoded(source, first, windows, bucket)
         info = stage._describe(segment, clip(source), make_recipe(), None)
         packer.events.append(Event("end", str(number), "g"))
-        batches += list(packer.add(segment, info))
+        batches += list(packer.add(segment.frames, info))
         wanted.append((source, bucket.name, first, windows))
     batches += list(packer.finish())
     packs = [found for batch in batches for found in rows(batch)]
@@ -288,6 +290,51 @@ def test_decoding_again_gives_the_same_packs(run):
     results = [decoded(windows=2), decoded(first=2, windows=2), ended()]
     one, two = (run({"a.mp4": results}, run__pack_bytes=2 * WINDOW) for _ in range(2))
     assert [meta for meta, _ in one] == [meta for meta, _ in two]
+
+
+def known_run(first, windows, row=0):
+    """What the cache holds of the windows that ``decoded`` resolves to."""
+    info = stage._describe(decoded(first=first, windows=windows), clip(), make_recipe(), None)
+    return KnownRun.of_row(sample_row(info, shard="data/h32w32/old", first_row=row))
+
+
+def references_of(packs):
+    return [
+        (r.segment.first_window, r.segment.windows, r.shard, r.first_row, len(r.checksums))
+        for meta, _ in packs
+        for r in meta.references
+    ]
+
+
+def test_known_windows_go_on_as_references_without_frames(run):
+    results = [decoded(windows=4), decoded(first=4, windows=2, last=True), ended(windows=6)]
+    known = (known_run(0, 1), known_run(2, 4, row=8))
+    packs = run({"a.mp4": results}, [("a.mp4", [clip(known=known)])])
+    old = "data/h32w32/old"
+    assert references_of(packs) == [(0, 1, old, 0, 1), (2, 2, old, 8, 2), (4, 2, old, 10, 2)]
+    assert windows_of(packs) == [("s", SMALL.name, 1, 1)]
+    [(meta, tensors)] = packs
+    assert tensors[FRAMES].shape[0] == 1
+    assert tensors[FRAMES][0, 0, 0, 0, 0] == 1
+    last = meta.references[-1].segment
+    assert (last.last, last.frames_actual) == (True, 70)
+
+
+def test_a_source_of_known_windows_alone_sends_no_frames(run):
+    results = [decoded(windows=4, last=True), ended()]
+    packs = run({"a.mp4": results}, [("a.mp4", [clip(known=(known_run(0, 4),))])])
+    [(meta, tensors)] = packs
+    assert meta.segments == ()
+    assert len(tensors[FRAMES]) == 0
+    assert [event.kind for event in meta.events] == ["end"]
+    assert [r.segment.windows for r in meta.references] == [4]
+
+
+def test_windows_of_other_ids_are_not_known(run):
+    other = clip(version="v2", known=(known_run(0, 4),))
+    [(meta, _)] = run({"a.mp4": [decoded(windows=4)]}, [("a.mp4", [other])])
+    assert meta.references == ()
+    assert meta.segments[0].windows == 4
 
 
 # ---- write
@@ -370,6 +417,22 @@ def test_events_come_through_and_write_nothing(write, tmp_path):
     written = write(*(latents(recipe, events=(event,)) for event in events))
     assert written == Written({}, [], events)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_references_are_rows_at_the_shards_that_they_name(write, tmp_path):
+    segment = make_segment("a", 3, 2)
+    old = "data/h32w32/old"
+    meta = PackMeta("p", (), (), (Reference(segment, old, 7, ["c0", "c1"]),))
+    written = write(to_batch(meta, make_tensors(make_recipe().contract, 0)))
+    [row] = written.kept
+    assert (written.shards, written.segments) == ({}, [])
+    assert list(tmp_path.iterdir()) == []
+    assert (row["shard"], row["first_row"], row["checksums"]) == (old, 7, ["c0", "c1"])
+    assert row["sample_ids"] == segment.sample_ids
+    [fresh] = write(latents(make_recipe(), segment)).segments
+    assert fresh.keys() == row.keys()
+    places = ("shard", "first_row", "checksums")
+    assert all(row[name] == fresh[name] for name in row if name not in places)
 
 
 def test_rows_have_the_columns_of_the_table_but_for_what_the_commit_adds(write):

@@ -5,12 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.coverage import merge
+from pipeline.known import KnownRun
 from pipeline.units import ClipTask, FileTask, Unit, pack_units, split_ranges
 
 WANTED = st.tuples(st.lists(intervals(), max_size=6), st.booleans()).map(
     lambda drawn: _wanted(*drawn)
 )
 SECONDS = st.none() | st.floats(0, 1e6)
+RUNS = st.builds(
+    KnownRun,
+    shard=st.text(max_size=8),
+    first_row=st.integers(0, 2**40),
+    first_frames=st.tuples(st.integers(0, 9), st.integers(9, 2**40)),
+    digests=st.binary(max_size=48),
+)
 CLIPS = st.builds(
     ClipTask,
     source_id=st.text(max_size=8),
@@ -22,6 +30,7 @@ CLIPS = st.builds(
     buckets=st.lists(st.sampled_from([SMALL, WIDE, TALL]), min_size=1, unique=True).map(tuple),
     expected_size=st.none() | st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
     windows=st.integers(1, 12),
+    known=st.lists(RUNS, max_size=2).map(tuple),
 )
 FILES = st.builds(
     FileTask,
