@@ -1,14 +1,17 @@
 """Rows kept aside and given back one range of the source hash at a time, in bounded memory."""
 
+import contextlib
 import os
 import tempfile
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipeline.errors import UserError
 
 RANGES = 256
 """Ranges of the source hash, by its first two hexadecimal digits."""
@@ -31,7 +34,7 @@ class RangedRows:
         self.schema = schema
         self.num_rows = 0
         self._piece_bytes = piece_bytes
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
+        self._file = _temporary_file()  # closed by __exit__
         self._places: list[npt.NDArray[np.int64]] = []
         self._waiting: list[pa.Table] = []
         self._waiting_bytes = 0
@@ -50,7 +53,10 @@ class RangedRows:
         self._file.close()
 
     def add(self, rows: pa.Table | pa.RecordBatch) -> None:
-        """Keep rows, with at least the columns of ``schema``."""
+        """Keep rows, with at least the columns of ``schema``.
+
+        Raises ``UserError`` where the temporary file finds no room.
+        """
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         self.num_rows += table.num_rows
         kept = table.select(self.schema.names).cast(self.schema)
@@ -58,7 +64,17 @@ class RangedRows:
         self._waiting_bytes += kept.nbytes
         self._arranged = None
         if self._waiting_bytes >= self._piece_bytes:
-            self._write(*_arrange(pa.concat_tables(self._waiting)))
+            try:
+                self._write(*_arrange(pa.concat_tables(self._waiting)))
+            except OSError as error:
+                held = os.fstat(self._file.fileno()).st_size
+                with contextlib.suppress(OSError):  # closing writes what is buffered
+                    self._file.close()
+                raise UserError(
+                    f"{tempfile.gettempdir()}: {held:,} bytes of rows to be compared were written "
+                    f"to a temporary file here, and then no more: {error}. About 0.5 kB a source "
+                    "are wanted: make room there, or set TMPDIR to another folder"
+                ) from error
             self._waiting, self._waiting_bytes = [], 0
 
     def read(self, span: range) -> pa.Table:
@@ -86,6 +102,16 @@ class RangedRows:
         size = int(places[number + 1] - places[number])
         data = os.pread(self._file.fileno(), size, int(places[number]))
         return pa.ipc.open_stream(data).read_all()
+
+
+def _temporary_file() -> BinaryIO:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise UserError(
+            f"no temporary file can be made for rows to be compared: {error}. Set TMPDIR to a "
+            "folder that can be written and has room"
+        ) from error
 
 
 def spans(rows: int) -> list[range]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import UserError
 from pipeline.ranges import RANGES, RangedRows, spans
 
 SCHEMA = pa.schema([("source_id", pa.string()), ("value", pa.int64())])
@@ -86,6 +87,12 @@ def test_other_columns_are_left_out_and_missing_ones_told():
         assert ranged.read(range(RANGES)).schema == SCHEMA
         with pytest.raises(KeyError, match="value"):
             ranged.add(pa.table({"source_id": ["0a"]}))
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match=r"/missing/.*Set TMPDIR"):
+        RangedRows(SCHEMA)
 
 
 def test_no_file_is_left_behind(tmp_path, monkeypatch):
