@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -25,10 +26,19 @@ STATISTIC_TENSORS = {"moments": 2, "mean": 1, "sample": 1}
 
 @dataclass(frozen=True)
 class Rate:
-    """Encoder speed in FLOP/s for one encoder, and where the figure comes from."""
+    """Encoder speed in FLOP/s for one encoder, and where the figure comes from.
+
+    ``run`` is the run that achieved it, if one did.
+    """
 
     flops: float
     origin: str
+    run: str | None = None
+
+    @classmethod
+    def achieved(cls, flops: float, run: str) -> Self:
+        """The speed of a run."""
+        return cls(flops, f"achieved by run {run}", run)
 
 
 @dataclass(frozen=True)
@@ -49,14 +59,17 @@ def window_flop(config: Config, buckets: list[Bucket]) -> dict[Bucket, float]:
 
 
 def encoder_rate(config: Config, manifest: Manifest) -> Rate:
-    """Configured, else achieved by this cache's newest finished run, else assumed."""
+    """Configured, else achieved by this cache's newest finished run, else assumed.
+
+    A run that encodes nothing records the rate that it found here, so the newest rows tell.
+    """
     if config.forecast.tflops_per_encoder is not None:
         return Rate(config.forecast.tflops_per_encoder * 1e12, "forecast.tflops_per_encoder")
-    runs = manifest.read("runs", columns=["run_id", "state", "at", "report"]).to_pylist()
-    for row in sorted(runs, key=lambda row: row["at"], reverse=True):
+    for row in manifest.descending("runs", ("run_id", "state", "at", "report"), by="at"):
         report = json.loads(row["report"]) if row["report"] else {}
         if row["state"] == "finished" and report.get("encoder_flops"):
-            return Rate(report["encoder_flops"], f"achieved by run {row['run_id']}")
+            run = report.get("encoder_flops_run", row["run_id"])
+            return Rate.achieved(report["encoder_flops"], run)
     if config.run.gpus_per_encoder > 0:
         return Rate(
             ASSUMED_TFLOPS["cuda"] * 1e12 * config.run.gpus_per_encoder, "assumed for a GPU"

@@ -17,7 +17,7 @@ from pipeline.commit import Committer
 from pipeline.config import Config
 from pipeline.contract import Contract, ContractError
 from pipeline.errors import UserError
-from pipeline.forecast import Forecast, make_forecast, packs_per_shard
+from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
 from pipeline.leases import LeaseLostError, Leases
 from pipeline.manifest import Manifest, now
 from pipeline.plan import Plan, ProbeAnswer, make_plan
@@ -151,10 +151,10 @@ class _Job:
             leases.check,
         )
         try:
-            flops = self.execute(plan, recipe, forecast, committer)
+            rate = self.execute(plan, recipe, forecast, committer)
         except (Terminated, KeyboardInterrupt) as stop:
             committer.commit()
-            self.finish("stopped", plan, committer, contract, snapshot=None, flops=None)
+            self.finish("stopped", plan, committer, contract, snapshot=None, rate=None)
             return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
         except LeaseLostError:
             raise
@@ -165,7 +165,8 @@ class _Job:
         committer.commit()
         committer.bury(plan.removed)
         snapshot = self.manifest.publish(self.run_id, contract)
-        report = self.finish("finished", plan, committer, contract, snapshot.number, flops)
+        known = None if forecast.rate.run is None else forecast.rate
+        report = self.finish("finished", plan, committer, contract, snapshot.number, rate or known)
         failed = report.sources["failed"] / report.sources["total"]
         if failed > self.config.max_failure_rate:
             print(
@@ -244,10 +245,10 @@ class _Job:
 
     def execute(
         self, plan: Plan, recipe: Recipe, forecast: Forecast, committer: Committer
-    ) -> float | None:
-        """Run the units; returns the FLOP/s that an encoder achieved, None for nothing done.
+    ) -> Rate | None:
+        """Run the units; returns the rate that an encoder achieved.
 
-        Nor do runs tell it that decoded windows without encoding them.
+        None for a run that encoded nothing, or decoded windows without encoding them.
         """
         if not plan.units:
             return None
@@ -263,7 +264,8 @@ class _Job:
             return None
         seconds = time.monotonic() - begun
         share = committer.tally.windows / max(forecast.windows, 1)
-        return forecast.flop * share / seconds / self.config.run.encoders or None
+        flops = forecast.flop * share / seconds / self.config.run.encoders
+        return Rate.achieved(flops, self.run_id) if flops else None
 
     def require_shards(self, written: Written) -> None:
         """Refuse to commit shards that are not seen here: nodes without a shared disk."""
@@ -294,7 +296,7 @@ class _Job:
         committer: Committer,
         contract: Contract,
         snapshot: int | None,
-        flops: float | None,
+        rate: Rate | None,
     ) -> RunReport:
         """Record the run and print what it did."""
         tally = committer.tally
@@ -307,9 +309,8 @@ class _Job:
             seconds=time.monotonic() - self.started,
             snapshot=snapshot,
         )
-        self.record(
-            state, contract, json.dumps({**json.loads(report.to_json()), "encoder_flops": flops})
-        )
+        speed = {} if rate is None else {"encoder_flops": rate.flops, "encoder_flops_run": rate.run}
+        self.record(state, contract, json.dumps({**json.loads(report.to_json()), **speed}))
         if snapshot is not None and tally.windows and self.config.report.contact_sheet_windows:
             path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
             print(f"look at  {path}")

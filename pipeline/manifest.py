@@ -3,14 +3,16 @@
 import datetime
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
+from pyarrow.dataset import Fragment
 
 from pipeline.contract import CONTRACT_PATH, FORMAT_VERSION, Contract
 from pipeline.errors import UserError
@@ -31,6 +33,10 @@ SNAPSHOT_FOLDER = "snapshots"
 
 _READ_AHEAD = {"batch_size": 65_536, "batch_readahead": 2, "fragment_readahead": 2}
 """How much of a table is in memory at once while it is read."""
+
+_EVER = datetime.datetime.max.replace(tzinfo=datetime.UTC)
+_COARSE = datetime.timedelta(milliseconds=1)
+"""Statistics of the log are cut to milliseconds."""
 
 _TOKEN = "append"
 """Key in a commit's metadata that tells whose it is."""
@@ -132,6 +138,37 @@ class Manifest:
             return rows
 
         return self._patiently(gather)
+
+    def descending(
+        self, table: str, columns: Sequence[str], by: str
+    ) -> Iterator[Mapping[str, Any]]:
+        """Rows in descending order of the time ``by``; files are read as far as rows are taken.
+
+        The log tells the latest time of a file without reading it.
+        """
+
+        def latest_first() -> list[tuple[datetime.datetime, Fragment]]:
+            found = self._open(table, None)
+            if found is None:
+                return []
+            fragments = {f.path: f for f in found.to_pyarrow_dataset().get_fragments()}
+            ends = {
+                file["path"]: file.get(f"max.{by}")
+                for file in pa.table(found.get_add_actions(flatten=True)).to_pylist()
+            }
+            files = [
+                (_EVER if ends.get(path) is None else ends[path] + _COARSE, fragment)
+                for path, fragment in fragments.items()
+            ]
+            return sorted(files, key=lambda file: file[0], reverse=True)
+
+        rows: list[Mapping[str, Any]] = []
+        for end, fragment in self._patiently(latest_first):
+            while rows and rows[-1][by] > end:
+                yield rows.pop()
+            read = self._patiently(partial(fragment.to_table, columns=list(columns)))
+            rows = sorted([*rows, *read.to_pylist()], key=lambda row: row[by])
+        yield from reversed(rows)
 
     @staticmethod
     def empty(table: str) -> pa.Table:

@@ -203,3 +203,11 @@ def test_the_contact_sheet_leaves_out_what_is_gone(tmp_path, clip, capsys):
     assert "left out" in err
     assert json.loads(out.splitlines()[-1])["snapshot"] == 2
     assert len(list((tmp_path / "cache/reports").glob("*/contact_sheet.png"))) == 2
+
+
+def test_runs_that_encode_nothing_hand_on_the_rate_of_one_that_did(config, capsys):
+    first = json.loads(_run(capsys, "--config", config)[1].splitlines()[-1])["run_id"]
+    for _ in range(2):
+        code, out, _ = _run(capsys, "--config", config)
+        assert code == 0
+        assert f"TFLOP/s an encoder (achieved by run {first})" in out

@@ -81,7 +81,29 @@ def test_the_rate_of_the_newest_finished_run(manifest):
             run_row("now", 12, state="started"),
         ],
     )
-    assert encoder_rate(CONFIG, manifest) == Rate(3e12, "achieved by run new")
+    assert encoder_rate(CONFIG, manifest) == Rate.achieved(3e12, "new")
+
+
+def test_only_the_newest_files_are_read(manifest, tmp_path):
+    for hour in range(12):
+        run = f"r{hour}"
+        manifest.append("runs", [run_row(run, hour, state="started")])
+        manifest.append("runs", [run_row(run, hour, flops=1e12 + hour if hour < 10 else None)])
+    files = sorted((tmp_path / "runs").glob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    newest = 6  # r11 and r10 found no rate, r9 did; two files each
+    for path in files[:-newest]:
+        path.unlink()
+    assert encoder_rate(CONFIG, manifest) == Rate.achieved(1e12 + 9, "r9")
+    files[-newest].unlink()
+    with pytest.raises(OSError, match=files[-newest].name):
+        encoder_rate(CONFIG, manifest)
+
+
+def test_a_run_that_encoded_nothing_hands_the_rate_on(manifest):
+    row = run_row("idle", 2)
+    row["report"] = json.dumps({"encoder_flops": 5e12, "encoder_flops_run": "busy"})
+    manifest.append("runs", [run_row("busy", 1, flops=5e12), row])
+    assert encoder_rate(CONFIG, manifest) == Rate.achieved(5e12, "busy")
 
 
 def test_a_configured_rate_wins(manifest):

@@ -1,10 +1,14 @@
 import json
+import tempfile
 import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from helpers import EPOCH, make_contract, make_manifest, make_segment, sample_row, source_row
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.contract import FORMAT_VERSION, ContractError
 from pipeline.errors import UserError
@@ -50,6 +54,28 @@ def test_appends_add_up_and_versions_stay_readable(manifest):
     assert manifest.version("sources") == 1
     assert sorted(manifest.read("sources")["source_id"].to_pylist()) == ["a", "b", "c"]
     assert manifest.read("sources", 0)["source_id"].to_pylist() == ["a"]
+
+
+HOURS = st.lists(st.lists(st.integers(0, 23), min_size=1, max_size=3), max_size=4)
+
+
+@settings(max_examples=15)
+@given(HOURS)
+def test_rows_in_descending_order_of_time_are_those_of_all_files(files):
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = make_manifest(Path(folder))
+        for number, hours in enumerate(files):
+            rows = [
+                {"run_id": f"{number}-{k}", "at": EPOCH.replace(hour=hour, microsecond=999_999 - k)}
+                for k, hour in enumerate(hours)
+            ]
+            manifest.append("runs", rows)
+        found = list(manifest.descending("runs", ("run_id", "at"), by="at"))
+        times = [row["at"] for row in found]
+        assert times == sorted(times, reverse=True)
+        assert sorted(row["run_id"] for row in found) == sorted(
+            f"{number}-{k}" for number, hours in enumerate(files) for k in range(len(hours))
+        )
 
 
 def test_nothing_to_append_makes_no_version(manifest):
