@@ -16,7 +16,7 @@ from pipeline.psnr import mean_squared_error, psnr
 from pipeline.video.clips import Segment
 from pipeline.video.facts import VideoFacts
 from vae import AutoencoderKL
-from vae.autoencoder import blend_borders
+from vae.decoder import blend_borders
 
 
 @dataclass(frozen=True)

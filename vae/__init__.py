@@ -1,8 +1,9 @@
 """The Step-Video-T2V video autoencoder (versions 1 and 2) in plain PyTorch."""
 
-from vae.autoencoder import AutoencoderKL, check_shapes, load_encoder
+from vae.autoencoder import AutoencoderKL
 from vae.checkpoint import checkpoint_encoder_sha256, encoder_sha256
 from vae.config import VAEConfig
+from vae.cost import Cost
 from vae.detect import detect_config
 from vae.frames import (
     COMPRESSIONS,
@@ -12,6 +13,7 @@ from vae.frames import (
     fit_frames,
     latent_frames,
 )
+from vae.loading import check_shapes, load_encoder
 from vae.memory import MemoryPlan, encoding_cost
 from vae.posterior import DiagonalGaussian
 from vae.random_weights import seeded_state_dict, state_dict_shapes
@@ -23,6 +25,7 @@ __all__ = [
     "AutoencoderKL",
     "CheckpointError",
     "Compression",
+    "Cost",
     "DiagonalGaussian",
     "MemoryPlan",
     "SafetensorsFile",

@@ -13,13 +13,22 @@ from torch import Tensor, nn
 from vae import checkpoint
 from vae.checkpoint import EncoderDigest, Parts
 from vae.config import VAEConfig
-from vae.decoder import Decoder
+from vae.cost import Cost
+from vae.decoder import Decoder, blend_borders
 from vae.detect import detect_config, detect_version, detect_z_channels
 from vae.encoder import Encoder
-from vae.frames import WINDOW_FRAMES, check_latent, check_video
-from vae.memory import SLICE_FRAMES, MemoryPlan, make_plan
+from vae.frames import WINDOW_FRAMES, check_latent, check_video, decoded_frames
+from vae.heap import return_freed_blocks
+from vae.memory import (
+    SLICE_FRAMES,
+    MemoryPlan,
+    Part,
+    default_budget,
+    encoding_cost,
+    make_plan,
+)
 from vae.posterior import DiagonalGaussian
-from vae.safetensors_file import Readable, SafetensorsFile, Shapes, open_safetensors
+from vae.safetensors_file import Readable, SafetensorsFile, open_safetensors
 
 
 class AutoencoderKL(nn.Module):
@@ -140,19 +149,20 @@ class AutoencoderKL(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         parts: Parts = "all",
+        digest: EncoderDigest | None = None,
     ) -> AutoencoderKL:
         """The model of a file: a path, or an open seekable binary file, which stays open.
 
         Without ``config`` version, channels and widths are told from the file, see
         :func:`vae.detect_config`; norms have 32 groups then. With ``parts="encoder"`` the decoder's
-        bytes are not read.
+        bytes are not read. ``digest`` takes the encoder's weights as stored on the way.
 
         Raises:
             CheckpointError: the file cannot be read or does not fit exactly.
         """
         with open_safetensors(source) as file:
             config = config or detect_config(file.shapes, source=file.name)
-            return cls.__new__(cls)._build(config, file, device, dtype, parts)
+            return cls.__new__(cls)._build(config, file, device, dtype, parts, digest)
 
     def _build(
         self,
@@ -222,8 +232,9 @@ class AutoencoderKL(nn.Module):
             x: (B, T, C, H, W) in [-1, 1], in the dtype of the weights. T is 1 or a multiple of 17,
                 H and W are multiples of 16 (version 1: 8).
             allow_partial_window: accept a last window of 1 or 9 (version 1: also 5 or 13) frames.
-            memory_budget: bytes that the activations of a call may take; windows are cut into
-                slices of time so that they do (:meth:`memory_plan`). None: the largest slices.
+            memory_budget: bytes that the activations may take; the batch is split and windows are
+                cut into slices of time so that they do (:meth:`memory_plan`). None: 768 MiB on the
+                CPU, most of the free memory of an accelerator.
 
         Returns:
             mean and logvar of shape (B, t, z, h, w), t = ``latent_frames(T)``, h and w a 16th
@@ -232,27 +243,77 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: x is not legal; the message names axis, value and remedy.
         """
-        check_video(
-            x, self.config.in_channels, self.dtype, allow_partial_window, self.config.compression
+        return DiagonalGaussian.from_moments(
+            self._encode(x, allow_partial_window, memory_budget, mean_only=False)
         )
+
+    @torch.no_grad()
+    def mean(
+        self, x: Tensor, *, allow_partial_window: bool = False, memory_budget: int | None = None
+    ) -> Tensor:
+        """The mean of :meth:`posterior` alone, (B, t, z, h, w), without half of the last layer.
+
+        Arguments and errors are those of :meth:`posterior`; values agree within 1e-5 in float32.
+        """
+        return self._encode(x, allow_partial_window, memory_budget, mean_only=True)
+
+    def _encode(self, x: Tensor, partial: bool, budget: int | None, *, mean_only: bool) -> Tensor:
+        """Moments, or means, (B, t, channels, h, w) of checked windows."""
+        check_video(x, self.config.in_channels, self.dtype, partial, self.config.compression)
+        _, frames, _, height, width = x.shape
+        plan = self._plan(height, width, min(frames, WINDOW_FRAMES), budget, "encoder")
         windows = torch.split(x.transpose(1, 2), WINDOW_FRAMES, dim=2)
-        size = SLICE_FRAMES[0]
-        if memory_budget is not None:
-            batch, frames, _, height, width = x.shape
-            longest = min(frames, WINDOW_FRAMES)
-            plan = self.memory_plan(height, width, longest, budget=memory_budget // batch)
-            size = plan.slice_frames
-        moments = torch.cat([self.encoder(window, size) for window in windows], dim=2)
-        return DiagonalGaussian.from_moments(moments.transpose(1, 2))
+        made = [
+            torch.cat([self.encoder(x, plan.slice_frames, mean_only) for x in parts])
+            for parts in (torch.split(window, plan.batch) for window in windows)
+        ]
+        return torch.cat(made, dim=2).transpose(1, 2)
 
     def memory_plan(
-        self, height: int, width: int, frames: int = WINDOW_FRAMES, *, budget: int
+        self,
+        height: int,
+        width: int,
+        frames: int = WINDOW_FRAMES,
+        dtype: torch.dtype | None = None,
+        budget: int | None = None,
+        *,
+        part: Part = "encoder",
     ) -> MemoryPlan:
-        """The slices of time in which a window's activations fit into ``budget`` bytes.
+        """How windows are cut in time, and how many go at once, within ``budget`` bytes.
 
-        Counted for the dtype of the weights; what kernels need for themselves is not in it.
+        Args:
+            height: pixels of the video, a multiple of 16 (version 1: 8), as ``width``.
+            width: pixels of the video.
+            frames: of one window, 1 to 17.
+            dtype: of the activations; that of the weights if None.
+            budget: bytes for activations; the default of :meth:`posterior` if None.
+            part: ``"encoder"`` or ``"decoder"``.
+
+        Returns:
+            The plan; ``str(plan)`` explains the choice. Peaks are counted, operator by operator,
+            with the reordered weights that convolutions hold on the CPU, but without the workspace
+            of an accelerator's kernels.
         """
-        return make_plan(self.config, height, width, frames, self.dtype, budget)
+        budget = default_budget(self.device) if budget is None else budget
+        dtype, device = dtype or self.dtype, self.device
+        return make_plan(
+            self.config, height, width, frames, dtype, budget, part=part, device=device
+        )
+
+    def _plan(
+        self, height: int, width: int, frames: int, budget: int | None, part: Part
+    ) -> MemoryPlan:
+        """The plan by which to work; its bytes are true only where freed ones are given back."""
+        if self.device.type == "cpu":
+            return_freed_blocks()
+        return self.memory_plan(height, width, frames, budget=budget, part=part)
+
+    def cost(self, height: int, width: int, frames: int = WINDOW_FRAMES) -> Cost:
+        """FLOPs, bytes moved and the least of them of encoding one window, counted without data.
+
+        ``height`` and ``width`` are in pixels, ``frames`` at most 17; in the weights' dtype.
+        """
+        return encoding_cost(self.config, height, width, frames, self.dtype, SLICE_FRAMES[0])
 
     @torch.no_grad()
     def encode(
@@ -261,6 +322,7 @@ class AutoencoderKL(nn.Module):
         *,
         generator: torch.Generator | None = None,
         allow_partial_window: bool = False,
+        memory_budget: int | None = None,
     ) -> Tensor:
         """A sample of the latent of ``x``: ``posterior(x).sample(generator)``.
 
@@ -270,15 +332,19 @@ class AutoencoderKL(nn.Module):
         Returns:
             (B, t, z, H/16, W/16), not scaled or shifted.
         """
-        return self.posterior(x, allow_partial_window=allow_partial_window).sample(generator)
+        return self.posterior(
+            x, allow_partial_window=allow_partial_window, memory_budget=memory_budget
+        ).sample(generator)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, *, memory_budget: int | None = None) -> Tensor:
         """The video of a latent.
 
         Args:
             z: (B, t, z_channels, h, w), floating point; cast to the dtype of the weights. Each 3
                 (version 1: 5) latent frames are one window; a rest is a short last window.
+            memory_budget: bytes that the activations may take, as in :meth:`posterior`; the video
+                itself is not counted.
 
         Returns:
             (B, T, C, 16h, 16w) (version 1: 8h, 8w) with T = ``decoded_frames(t)``, around [-1, 1]
@@ -289,60 +355,18 @@ class AutoencoderKL(nn.Module):
             ValueError: z is not legal; the message names axis, value and remedy.
         """
         check_latent(z, self.config.z_channels)
-        size = self.config.compression.window_latents
-        windows = torch.split(z.to(self.dtype).transpose(1, 2), size, dim=2)
-        video = torch.cat([self.decoder(window) for window in windows], dim=2).transpose(1, 2)
-        return blend_borders(video.contiguous())
+        compression = self.config.compression
+        _, latents, _, rows, columns = z.shape
+        longest = decoded_frames(min(latents, compression.window_latents), compression)
+        height, width = rows * compression.spatial, columns * compression.spatial
+        plan = self._plan(height, width, longest, memory_budget, "decoder")
+        windows = torch.split(z.to(self.dtype).transpose(1, 2), compression.window_latents, dim=2)
+        made = [
+            torch.cat([self.decoder(z, plan.slice_frames) for z in parts])
+            for parts in (torch.split(window, plan.batch) for window in windows)
+        ]
+        return blend_borders(torch.cat(made, dim=2).transpose(1, 2).contiguous())
 
     def encoder_sha256(self) -> str:
         """Identity of the encoder's weights, see :func:`vae.encoder_sha256`."""
         return checkpoint.encoder_sha256(self.state_dict())
-
-
-def blend_borders(video: Tensor) -> Tensor:
-    """Soften the borders of decoded windows in place: (B, T, C, H, W) → the same tensor.
-
-    With a the last frame of a window and b the first of the next, in this order:
-    b ← 0.6 b + 0.4 a, then a ← 0.6 a + 0.4 b. The second step uses the new b, so the result is
-    not symmetric: a keeps 0.76 of itself, b 0.6.
-    """
-    for first in range(WINDOW_FRAMES, video.shape[1], WINDOW_FRAMES):
-        a, b = video[:, first - 1], video[:, first]
-        b.mul_(0.6).add_(a, alpha=0.4)
-        a.mul_(0.6).add_(b, alpha=0.4)
-    return video
-
-
-def load_encoder(
-    source: Readable,
-    config: VAEConfig | None = None,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> tuple[AutoencoderKL, str]:
-    """The encoder of a file, and its :func:`vae.encoder_sha256` as stored, in one reading.
-
-    Of the file the header and ``encoder.*`` are read, by range, and nothing else is allocated: 22 %
-    of the published model. Arguments are those of :meth:`AutoencoderKL.from_file`.
-
-    Raises:
-        CheckpointError: the file cannot be read or its encoder does not fit exactly.
-    """
-    digest = EncoderDigest()
-    with open_safetensors(source) as file:
-        config = config or detect_config(file.shapes, source=file.name)
-        model = AutoencoderKL.__new__(AutoencoderKL)
-        return model._build(config, file, device, dtype, "encoder", digest), digest.hexdigest()
-
-
-def check_shapes(
-    shapes: Shapes, config: VAEConfig, parts: Parts = "all", source: str = "The checkpoint"
-) -> None:
-    """Whether weights of these names and shapes fit a model, which nothing is allocated for.
-
-    Raises:
-        CheckpointError: they do not; the message says why, and what to do.
-    """
-    model = AutoencoderKL.from_config(config, device="meta", parts=parts)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    checkpoint.match(shapes, config, expected, source, parts)

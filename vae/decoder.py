@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vae.attention import MidBlock
 from vae.config import VAEConfig
+from vae.frames import WINDOW_FRAMES
 from vae.layers import CausalConv3d, Conv, ResBlock
 from vae.norms import NormFactory, norm_factory
 from vae.patchify import R, channel_to_space, group_repeat
@@ -122,3 +123,17 @@ class _UpLevel(nn.Module):
             self.upsample: Upsample = SpaceTimeUpsample(out_channels, norm)
         elif level > 0:
             self.upsample = SpatialUpsample(out_channels)
+
+
+def blend_borders(video: Tensor) -> Tensor:
+    """Soften the borders of decoded windows in place: (B, T, C, H, W) → the same tensor.
+
+    With a the last frame of a window and b the first of the next, in this order:
+    b ← 0.6 b + 0.4 a, then a ← 0.6 a + 0.4 b. The second step uses the new b, so the result is
+    not symmetric: a keeps 0.76 of itself, b 0.6.
+    """
+    for first in range(WINDOW_FRAMES, video.shape[1], WINDOW_FRAMES):
+        a, b = video[:, first - 1], video[:, first]
+        b.mul_(0.6).add_(a, alpha=0.4)
+        a.mul_(0.6).add_(b, alpha=0.4)
+    return video

@@ -56,7 +56,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, x: Tensor, slice_frames: int | None = None, *, mean_only: bool = False
+        self, x: Tensor, slice_frames: int | None = None, mean_only: bool = False
     ) -> Tensor:
         """The moments of one window (or of a batch of windows).
 

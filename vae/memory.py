@@ -1,40 +1,61 @@
-"""How a window is cut in time so that its activations fit into memory."""
+"""How windows are cut, in time and in the batch, so that their activations fit into memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import torch
 
 from vae.config import VAEConfig
 from vae.cost import Cost, count_cost
+from vae.decoder import Decoder
 from vae.encoder import Encoder
-from vae.frames import WINDOW_FRAMES
+from vae.frames import WINDOW_FRAMES, latent_frames
+
+Part = Literal["encoder", "decoder"]
+"""Which half of the model works."""
 
 SLICE_FRAMES = (8, 4, 2, 1)
 """Frames that a slice of time may have, after the first frame of a window. Larger ones cost less
 traffic: the frames that convolutions keep are copied once a slice."""
 
+CPU_BUDGET = 768 * 2**20
+"""Bytes for activations where none are named, on the CPU: finer slices cost next to nothing there,
+where convolutions take nearly all of the time."""
+
+DEVICE_SHARE = 0.8
+"""Share of an accelerator's free memory for activations where no bytes are named; the rest is for
+the kernels' workspace and for fragments."""
+
+MAX_ELEMENTS = 2**30
+"""Elements of one activation at the most: beyond 2**31 kernels that count in 32 bits fail."""
+
+_COUNTED_SIDE = 256
+"""Height and width for which activations are counted; all of them grow with the area."""
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How windows of one size are encoded within a budget, and why.
+    """How windows of one size are taken within a budget, and why.
 
     Attributes:
+        batch: windows of one call at the most.
         slice_frames: frames of a slice of time.
         budget: bytes that there are for activations.
-        options: bytes of activations at their peak, by frames of a slice.
+        options: bytes at the peak for a single window, by frames of a slice.
     """
 
+    batch: int
     slice_frames: int
     budget: int
     options: Mapping[int, int]
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes that activations take at their peak."""
+        """Bytes that one window takes at its peak."""
         return self.options[self.slice_frames]
 
     @property
@@ -47,23 +68,67 @@ class MemoryPlan:
         verdict = "" if self.fits else ", more than the budget and the least there is"
         return (
             f"slices of {self.slice_frames} frames take {self.peak_bytes / 1e6:,.0f} MB of "
-            f"{self.budget / 1e6:,.0f} MB{verdict} (by frames of a slice: {ways})"
+            f"{self.budget / 1e6:,.0f} MB{verdict} (by frames of a slice: {ways}); "
+            f"{self.batch} window(s) at once"
         )
 
 
 def make_plan(
-    config: VAEConfig, height: int, width: int, frames: int, dtype: torch.dtype, budget: int
+    config: VAEConfig,
+    height: int,
+    width: int,
+    frames: int,
+    dtype: torch.dtype,
+    budget: int,
+    *,
+    part: Part = "encoder",
+    device: torch.device | str = "cpu",
 ) -> MemoryPlan:
-    """The largest slices whose activations fit into ``budget`` bytes, else the smallest.
+    """The largest slices with which a window fits into ``budget`` bytes, else the smallest.
 
-    Version 1 and images have one way only: they come whole.
+    ``height``, ``width`` and ``frames`` are those of the video, also for the decoder. Version 1 and
+    images have one way only: they come whole. The batch is what then fits beside one another.
     """
     sizes = SLICE_FRAMES if frames > 1 and config.version == 2 else SLICE_FRAMES[:1]
-    options = {
-        size: encoding_cost(config, height, width, frames, dtype, size).peak_bytes for size in sizes
-    }
-    size = next((size for size, peak in options.items() if peak <= budget), sizes[-1])
-    return MemoryPlan(size, budget, options)
+    kind = torch.device(device).type
+    area = height * width / _COUNTED_SIDE**2
+    peaks, elements = {}, {}
+    for size in sizes:
+        cost = counted(config, frames, dtype, size, part)
+        peaks[size] = round(
+            max(
+                alive * area + (weight if kind == "cpu" else 0)
+                for weight, alive in cost.alive_by_weight.items()
+            )
+        )
+        elements[size] = round(cost.largest_elements * area)
+    fitting = (s for s in sizes if peaks[s] <= budget and elements[s] <= MAX_ELEMENTS)
+    size = next(fitting, sizes[-1])
+    batch = max(1, min(budget // peaks[size], MAX_ELEMENTS // elements[size]))
+    return MemoryPlan(batch, size, budget, peaks)
+
+
+def default_budget(device: torch.device) -> int:
+    """Bytes for activations on a device now, where the caller names none."""
+    if device.type != "cuda":
+        return CPU_BUDGET
+    free, _ = torch.cuda.mem_get_info(device)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(DEVICE_SHARE * (free + cached))
+
+
+@lru_cache(maxsize=256)
+def counted(
+    config: VAEConfig, frames: int, dtype: torch.dtype, slice_frames: int, part: Part
+) -> Cost:
+    """Cost of one window of 256x256 pixels, from which that of any other size follows.
+
+    Beside activations the CPU holds, while a convolution runs, a copy of its weight in the order
+    that oneDNN works in (``Cost.alive_by_weight``).
+    """
+    side = _COUNTED_SIDE
+    cost_of = encoding_cost if part == "encoder" else decoding_cost
+    return cost_of(config, side, side, frames, dtype, slice_frames)
 
 
 @lru_cache(maxsize=256)
@@ -80,3 +145,21 @@ def encoding_cost(
         encoder = Encoder(config).to(dtype)
         x = torch.empty(1, config.in_channels, frames, height, width, dtype=dtype)
     return count_cost(encoder, x, slice_frames)
+
+
+@lru_cache(maxsize=256)
+def decoding_cost(
+    config: VAEConfig,
+    height: int,
+    width: int,
+    frames: int = WINDOW_FRAMES,
+    dtype: torch.dtype = torch.bfloat16,
+    slice_frames: int | None = None,
+) -> Cost:
+    """Cost of decoding the latent of one window of these sizes, counted without any data."""
+    scale = config.compression
+    shape = latent_frames(frames, True, scale), height // scale.spatial, width // scale.spatial
+    with torch.device("meta"):
+        decoder = Decoder(config).to(dtype)
+        z = torch.empty(1, config.z_channels, *shape, dtype=dtype)
+    return count_cost(decoder, z, slice_frames)

@@ -5,10 +5,12 @@ A downsampler opens the buffer that it will convolve, so that the block before i
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae.layers import CausalConv3d, Conv
+from vae.layers import CausalConv3d, Conv, convolution
 from vae.norms import GroupNorm, NormFactory
 from vae.stream import Stream, as_frames, empty, in_layout
 
@@ -118,5 +120,6 @@ def _repeat_into(x: Tensor, out: Tensor, time: int) -> None:
 
 def _per_frame(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Apply a 2-D convolution to every frame of (B, C, T, H, W)."""
-    frames: Tensor = conv(as_frames(x))
+    bias, step, side = cast(Tensor, conv.bias), conv.stride[0], int(conv.padding[0])
+    frames = convolution(as_frames(x), conv.weight, bias, step, side)
     return in_layout(frames.view(x.shape[0], x.shape[2], *frames.shape[1:]).transpose(1, 2))

@@ -49,15 +49,3 @@ def test_the_mean_alone_is_the_first_half_of_the_moments(small):
     x = random_clip(17).transpose(1, 2)
     mean = small.encoder(x).chunk(2, dim=1)[0]
     torch.testing.assert_close(small.encoder(x, mean_only=True), mean, atol=1e-5, rtol=0)
-
-
-def test_a_budget_is_for_the_frames_and_the_batch_of_a_call(small, monkeypatch):
-    asked = []
-
-    def plan(height, width, frames, *, budget):
-        asked.append((height, width, frames, budget))
-        return make_plan(small.config, height, width, frames, torch.float32, budget)
-
-    monkeypatch.setattr(small, "memory_plan", plan)
-    small.posterior(random_clip(1, 32, 48, batch=2), memory_budget=10**6)
-    assert asked == [(32, 48, 1, 5 * 10**5)]

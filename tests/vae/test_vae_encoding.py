@@ -5,7 +5,7 @@ import torch
 from vae_cases import TINY, random_clip
 
 from vae import AutoencoderKL, seeded_state_dict
-from vae.autoencoder import blend_borders
+from vae.decoder import blend_borders
 
 
 @pytest.mark.parametrize("changed", [0, 1, 8, 9, 16])
