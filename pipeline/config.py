@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -179,7 +180,7 @@ class VAESection(_Section):
     checkpoint: Place | None = None
     random_seed: int | None = None
     version: Annotated[Literal[1, 2] | None, BeforeValidator(_parse_auto)] = None
-    z_channels: Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_parse_auto)] = None
+    z_channels: Annotated[PositiveInt | None, BeforeValidator(_parse_auto)] = None
     widths: WidthsConfig = WidthsConfig()
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -210,7 +211,8 @@ class RunConfig(_Section):
     gpus_per_encoder: float = Field(default=0, ge=0)
     cpus_per_encoder: float = Field(default=0.5, ge=0)
     encoder_threads: int | None = Field(default=None, ge=1)
-    micro_batch: int = Field(default=1, ge=1)
+    micro_batch: Annotated[PositiveInt | None, BeforeValidator(_parse_auto)] = None
+    compile: bool = False
     decode_tasks: int = Field(default=2, ge=1)
     probe_tasks: int = Field(default=8, ge=1)
     pack_bytes: ByteSize = 64 * 2**20

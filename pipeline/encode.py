@@ -1,6 +1,7 @@
 """From uint8 windows to stored latents: the VAE, the statistic, the stored dtype and its checks."""
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,12 @@ import torch
 
 from pipeline.contract import Contract
 from pipeline.errors import Reason
-from vae import AutoencoderKL, DiagonalGaussian
+from pipeline.room import Room, is_out_of_memory
+from pipeline.transfer import Fetched, Transfer
+from vae import AutoencoderKL
+
+_IN_FLIGHT = 2
+"""Micro-batches that are launched before the host waits for the first of them."""
 
 
 @dataclass(frozen=True)
@@ -22,57 +28,100 @@ class Encoded:
     bad: dict[int, Reason]
 
 
-def encode_windows(
-    vae: AutoencoderKL,
-    frames: np.ndarray,
-    sample_ids: list[str],
-    contract: Contract,
-    seed: int,
-    micro_batch: int,
-) -> Encoded:
-    """Encode windows ``frames``, uint8 RGB ``[n, T, H, W, 3]`` with T 17 or 1.
+class WindowEncoder:
+    """Encodes windows on the VAE's device, in micro-batches that fit into its memory.
 
-    The VAE sees x / 127.5 − 1 in its own dtype and device, ``micro_batch`` windows a call. With the
-    statistic ``sample``, noise of a window follows from ``seed`` and its sample id alone.
+    While the device works on one micro-batch, the next is copied to it and the last one back. One
+    that does not fit is tried again in halves, and what held is remembered.
     """
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in contract.tensors}
-    for first in range(0, len(frames), micro_batch):
-        ids = sample_ids[first : first + micro_batch]
-        posterior = vae.posterior(pixels_to_input(frames[first : first + micro_batch], vae))
-        for name, tensor in _statistics(posterior, contract, ids, seed).items():
-            parts[name].append(tensor.cpu())
-    stored, bad = {}, dict[int, Reason]()
-    for name, tensors in parts.items():
-        values = torch.cat(tensors)
-        with np.errstate(over="ignore"):  # what is beyond the dtype becomes infinite: bad below
-            stored[name] = values.numpy().astype(contract.dtype, casting="same_kind")
-        flat = values.flatten(1)
-        for row in torch.nonzero(~torch.isfinite(flat).all(1)).flatten().tolist():
-            bad.setdefault(row, Reason.NOT_FINITE)
-        beyond = ~np.isfinite(stored[name]).reshape(len(values), -1).all(1)
-        for row in np.flatnonzero(beyond).tolist():
-            bad.setdefault(row, Reason.OVERFLOW)
-    return Encoded(stored, bad)
+
+    def __init__(
+        self, vae: AutoencoderKL, contract: Contract, seed: int, micro_batch: int | None = None
+    ) -> None:
+        """``micro_batch``: windows of one call of the VAE at the most; None: by pixels."""
+        self.vae = vae
+        self.room = Room(vae, micro_batch)
+        self._contract, self._seed = contract, seed
+        self._transfer = Transfer(vae.device)
+
+    def __call__(self, frames: np.ndarray, sample_ids: list[str]) -> Encoded:
+        """Encode windows ``frames``, uint8 RGB ``[n, T, H, W, 3]`` with T 17 or 1.
+
+        The VAE sees x / 127.5 − 1 in its own dtype. With the statistic ``sample``, noise of a
+        window follows from the seed and its sample id alone. Raises ``UserError`` when not even
+        one window fits into the device's memory.
+        """
+        shape = (frames.shape[1], frames.shape[2], frames.shape[3])
+        waiting: deque[Fetched] = deque()
+        done: list[dict[str, np.ndarray]] = []
+        first = 0
+        while first < len(frames) or waiting:
+            if first == len(frames) or len(waiting) == _IN_FLIGHT:
+                done.append(waiting.popleft().wait())
+                continue
+            part = slice(first, first + self.room.windows(shape))
+            launched = self._try(frames[part], sample_ids[part])
+            if launched is None:
+                done.extend(fetched.wait() for fetched in waiting)
+                waiting.clear()
+                self.room.shrink(shape)
+                continue
+            waiting.append(launched)
+            first = min(part.stop, len(frames))
+        return self._joined(done)
+
+    def _try(self, frames: np.ndarray, sample_ids: list[str]) -> Fetched | None:
+        """Launch one micro-batch; None where memory ran out (its error would hold on to some)."""
+        try:
+            return self._launch(frames, sample_ids)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _launch(self, frames: np.ndarray, sample_ids: list[str]) -> Fetched:
+        budget = self.room.budget((frames.shape[1], frames.shape[2], frames.shape[3]))
+        x = pixels_to_input(self._transfer.send(frames), self.vae.dtype)
+        made: dict[str, torch.Tensor] = {}
+        for name, values in self._statistics(x, sample_ids, budget).items():
+            stored = values.to(getattr(torch, self._contract.dtype))
+            made[name] = stored
+            made[f"{name} is finite"] = torch.isfinite(values).flatten(1).all(1)
+            made[f"{name} fits"] = torch.isfinite(stored).flatten(1).all(1)
+        return self._transfer.fetch(made)
+
+    def _statistics(
+        self, x: torch.Tensor, sample_ids: list[str], budget: int
+    ) -> dict[str, torch.Tensor]:
+        statistic = self._contract.statistic
+        if statistic == "mean":
+            return {"mean": self.vae.mean(x, memory_budget=budget).float()}
+        posterior = self.vae.posterior(x, memory_budget=budget)
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        if statistic == "moments":
+            return {"mean": mean, "logvar": logvar}
+        shape = tuple(mean.shape[1:])
+        noise = torch.stack([window_noise(self._seed, i, shape) for i in sample_ids])
+        return {"sample": mean + torch.exp(logvar / 2) * self._transfer.send(noise.numpy())}
+
+    def _joined(self, parts: list[dict[str, np.ndarray]]) -> Encoded:
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        names = self._contract.tensors
+        bad: dict[int, Reason] = {}
+        for check, reason in (("is finite", Reason.NOT_FINITE), ("fits", Reason.OVERFLOW)):
+            for name in names:
+                for row in np.flatnonzero(~whole[f"{name} {check}"]).tolist():
+                    bad.setdefault(row, reason)
+        return Encoded({name: whole[name] for name in names}, bad)
 
 
-def pixels_to_input(frames: np.ndarray, vae: AutoencoderKL) -> torch.Tensor:
-    """The VAE's input ``(n, T, 3, H, W)`` in [-1, 1] of uint8 ``[n, T, H, W, 3]``."""
-    weight = next(vae.encoder.parameters())
-    pixels = torch.from_numpy(np.array(frames)).to(weight.device)
-    scaled = pixels.permute(0, 1, 4, 2, 3).to(torch.float32).div_(127.5).sub_(1.0)
-    return scaled.contiguous().to(weight.dtype)
+def pixels_to_input(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The VAE's input ``(n, T, 3, H, W)`` in [-1, 1] of uint8 ``[n, T, H, W, 3]``, on its device.
 
-
-def _statistics(
-    posterior: DiagonalGaussian, contract: Contract, sample_ids: list[str], seed: int
-) -> dict[str, torch.Tensor]:
-    mean = posterior.mean.float()
-    if contract.statistic == "mean":
-        return {"mean": mean}
-    if contract.statistic == "moments":
-        return {"mean": mean, "logvar": posterior.logvar.float()}
-    noise = torch.stack([window_noise(seed, i, tuple(mean.shape[1:])) for i in sample_ids])
-    return {"sample": mean + posterior.std.float() * noise.to(mean.device)}
+    In memory the channels stay last, as the VAE works.
+    """
+    scaled = frames.to(torch.float32).div_(127.5).sub_(1.0)
+    return scaled.to(dtype).permute(0, 1, 4, 2, 3)
 
 
 def window_noise(seed: int, sample_id: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -314,7 +314,8 @@ class _Job:
         if snapshot is not None and tally.windows and self.config.report.contact_sheet_windows:
             path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
             print(f"look at  {path}")
-        print(summary_text(plan, tally, report, self.manifest.store.uri, committer.unfinished))
+        output = self.manifest.store.uri
+        print(summary_text(plan, tally, report, output, committer.unfinished, rate))
         print(report.to_json(), flush=True)
         return report
 

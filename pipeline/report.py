@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from pipeline.commit import Tally
-from pipeline.forecast import Forecast
+from pipeline.forecast import Forecast, Rate
 from pipeline.plan import Plan
 
 _LINE_SECONDS = 10.0
@@ -122,8 +122,18 @@ def source_counts(plan: Plan, tally: Tally) -> dict[str, int]:
     return {"total": plan.total, "ok": ok, "skipped": skipped, "failed": plan.total - ok - skipped}
 
 
-def summary_text(plan: Plan, tally: Tally, report: RunReport, output: str, unfinished: int) -> str:
-    """What was read, written and skipped, and why; ``unfinished`` sources were interrupted."""
+def summary_text(
+    plan: Plan,
+    tally: Tally,
+    report: RunReport,
+    output: str,
+    unfinished: int,
+    rate: Rate | None = None,
+) -> str:
+    """What was read, written and skipped, and why.
+
+    ``unfinished`` sources were interrupted; ``rate`` is what an encoder achieved, where known.
+    """
     counts = report.sources
     reused = plan.standing["ok"]
     lines = [
@@ -135,6 +145,8 @@ def summary_text(plan: Plan, tally: Tally, report: RunReport, output: str, unfin
     ]
     if tally.kept:
         lines.insert(2, f"kept     {tally.kept} windows that are as before, in their shards")
+    if rate is not None and rate.run == report.run_id:
+        lines.append(f"encoded  at {rate.flops / 1e12:.3g} TFLOP/s an encoder, over the whole run")
     if unfinished:
         lines.append(f"  {unfinished} of the failed are unfinished: run again to resume")
     for name, count in tally.reasons.most_common():

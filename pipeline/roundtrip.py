@@ -112,7 +112,8 @@ class RoundTrip:
             yield Window(first + seen, times[seen:], given[seen:], decoded[seen:])
 
     def _decoded(self, segment: Segment) -> torch.Tensor:
-        posterior = self._vae.posterior(pixels_to_input(segment.frames, self._vae))
+        frames = torch.from_numpy(segment.frames).to(self._vae.device)
+        posterior = self._vae.posterior(pixels_to_input(frames, self._vae.dtype))
         latent = posterior.mean if self._noise is None else posterior.sample(self._noise)
         decoded = self._vae.decode(latent)[0].float().cpu()
         if not torch.isfinite(decoded).all():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vae.config import VAEConfig
 from vae.cost import Cost, count_cost
@@ -109,7 +112,9 @@ def make_plan(
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes for activations on a device now, where the caller names none."""
+    """Bytes for activations on a device as it is now, where the caller names none."""
+    if device.type == "meta":
+        return sys.maxsize  # nothing is allocated
     if device.type != "cuda":
         return CPU_BUDGET
     free, _ = torch.cuda.mem_get_info(device)
@@ -141,10 +146,10 @@ def encoding_cost(
     slice_frames: int | None = None,
 ) -> Cost:
     """Cost of encoding one window, counted without any data."""
-    with torch.device("meta"):
+    with _unseen():
         encoder = Encoder(config).to(dtype)
         x = torch.empty(1, config.in_channels, frames, height, width, dtype=dtype)
-    return count_cost(encoder, x, slice_frames)
+        return count_cost(encoder, x, slice_frames)
 
 
 @lru_cache(maxsize=256)
@@ -159,7 +164,14 @@ def decoding_cost(
     """Cost of decoding the latent of one window of these sizes, counted without any data."""
     scale = config.compression
     shape = latent_frames(frames, True, scale), height // scale.spatial, width // scale.spatial
-    with torch.device("meta"):
+    with _unseen():
         decoder = Decoder(config).to(dtype)
         z = torch.empty(1, config.z_channels, *shape, dtype=dtype)
-    return count_cost(decoder, z, slice_frames)
+        return count_cost(decoder, z, slice_frames)
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Work on the meta device that others who watch operators at this moment do not see."""
+    with _disable_current_modes(), torch.device("meta"):
+        yield

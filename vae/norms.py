@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,28 @@ SUMMED_ROWS = 16
 """Values that are summed one by one, at the most, for the statistics of a norm."""
 
 
+class Fused(Protocol):
+    """What :func:`norm_into` does, as one kernel."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        out: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        silu: bool,
+    ) -> None:
+        """Write the norm of x to out."""
+        ...
+
+
 class GroupNorm(nn.GroupNorm, ABC):
     """A group norm, affine, with biased variance, that writes to where its result is needed."""
+
+    fused: Fused | None = None
+    """Stands in for the operators of torch where it is set."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
         """(B, C, T, H, W) → the same shape and memory order."""
@@ -36,6 +57,12 @@ class GroupNorm(nn.GroupNorm, ABC):
     def write(self, x: Tensor, out: Tensor, silu: bool = False) -> None:
         """Write norm(x), or silu(norm(x)), to ``out``: x itself, or a tensor of its shape whose
         frames are dense."""
+        if self.fused is not None and out is not x:  # compilers do not take such pairs well
+            # Parameters and views would make kernels of their own by channels, and by their bases.
+            weight, bias = self.weight.data, self.bias.data
+            for rows, into in zip(self.as_spans(x), self.as_spans(out), strict=True):
+                self.fused(rows.data, into.data, weight, bias, self.num_groups, self.eps, silu)
+            return
         if x.device.type == "cpu":
             for place in self.spans(x):
                 self._write_rows(as_tokens(x[place])[0], as_tokens(out[place])[0], silu)
@@ -49,6 +76,10 @@ class GroupNorm(nn.GroupNorm, ABC):
     @abstractmethod
     def spans(self, x: Tensor) -> Iterator[Place]:
         """The parts of x that share statistics."""
+
+    @abstractmethod
+    def as_spans(self, x: Tensor) -> list[Tensor]:
+        """(B, C, T, H, W) → parts (spans, positions of a span, C) over the same memory."""
 
     @abstractmethod
     def normed(self, x: Tensor) -> Iterator[tuple[Place, Tensor]]:
@@ -101,6 +132,12 @@ class FrameGroupNorm(GroupNorm):
             for frame in range(x.shape[2]):
                 yield slice(window, window + 1), slice(None), slice(frame, frame + 1)
 
+    def as_spans(self, x: Tensor) -> list[Tensor]:
+        """The frames of each window, or all images together."""
+        b, c, t, h, w = x.shape
+        frames = x.permute(0, 2, 3, 4, 1).view(b, t, h * w, c)
+        return [frames[:, 0]] if t == 1 else list(frames)
+
     def normed(self, x: Tensor) -> Iterator[tuple[Place, Tensor]]:
         """Runs of frames of one window, or runs of images."""
         batch, channels, frames, height, width = x.shape
@@ -124,10 +161,29 @@ class WindowGroupNorm(GroupNorm):
         for window in range(x.shape[0]):
             yield (slice(window, window + 1),)
 
+    def as_spans(self, x: Tensor) -> list[Tensor]:
+        """All windows together."""
+        return [as_tokens(x)]
+
     def normed(self, x: Tensor) -> Iterator[tuple[Place, Tensor]]:
         """One window after another."""
         for place in self.spans(x):
             yield place, self._kernel(x[place])
+
+
+def norm_into(
+    x: Tensor, out: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+) -> None:
+    """Write the group norm of x (spans, positions, C), or SiLU of it, to ``out``, in float32.
+
+    Plain operators for ``torch.compile``, which makes one kernel of them: it reads x twice, writes
+    ``out`` once, and holds nothing beside them.
+    """
+    grouped = torch.unflatten(x.float(), -1, (groups, -1))
+    var, mean = torch.var_mean(grouped, dim=(1, 3), correction=0, keepdim=True)
+    y = ((grouped - mean) * (var + eps).rsqrt()).flatten(-2)
+    y = y * weight.float() + bias.float()
+    out.copy_(F.silu(y) if silu else y)
 
 
 NormFactory = Callable[[int], GroupNorm]

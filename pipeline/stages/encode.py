@@ -7,7 +7,7 @@ import torch
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config
-from pipeline.encode import Encoded, encode_windows
+from pipeline.encode import Encoded, WindowEncoder
 from pipeline.errors import Reason
 from pipeline.packs import FRAMES, Batch, Event, PackMeta, SegmentInfo, rows, to_batch
 from pipeline.recipe import Recipe
@@ -20,9 +20,11 @@ class Encoder:
     def __init__(self, config: Config, recipe: Recipe) -> None:
         if config.run.encoder_threads is not None:
             torch.set_num_threads(config.run.encoder_threads)
-        self.vae = load_encoder(config.vae, config.storage, recipe.contract.encoder_sha256)
+        vae = load_encoder(config.vae, config.storage, recipe.contract.encoder_sha256)
+        if config.run.compile:
+            vae.compile_norms()
         self.recipe = recipe
-        self.micro_batch = config.run.micro_batch
+        self.encode = WindowEncoder(vae, recipe.contract, recipe.seed, config.run.micro_batch)
 
     def __call__(self, batch: Batch) -> Batch:
         """Latents of one pack; a source with numbers that must not be stored becomes ``failed``."""
@@ -30,14 +32,7 @@ class Encoder:
         if not meta.segments:
             nothing = np.zeros((0, 1, 1, 1, 1), self.recipe.contract.dtype)
             return to_batch(meta, dict.fromkeys(self.recipe.contract.tensors, nothing))
-        encoded = encode_windows(
-            self.vae,
-            tensors[FRAMES],
-            meta.sample_ids,
-            self.recipe.contract,
-            self.recipe.seed,
-            self.micro_batch,
-        )
+        encoded = self.encode(tensors[FRAMES], meta.sample_ids)
         return to_batch(*_without_bad(meta, encoded))
 
 

@@ -140,7 +140,7 @@ def test_all_mistakes_are_told_at_once(path):
         ("output__shard_bytes", 0, "greater than 0"),
         ("run__pack_bytes", "0.1", "greater than 0"),
         ("run__object_store_bytes", "x", "64MiB or 1GB"),
-        ("run__micro_batch", "two", "valid integer"),
+        ("run__micro_batch", "two", "write a number, or auto"),
         ("run__commit_seconds", math.nan, "greater than or equal to 0"),
         ("vae__compute_dtype", "float8", "'float32', 'bfloat16' or 'float16'"),
         ("vae__version", 3, "1 or 2"),

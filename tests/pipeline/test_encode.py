@@ -1,7 +1,6 @@
 import copy
 import hashlib
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +9,13 @@ from helpers import NARROW, WIDE, make_config, make_contract, make_recipe, make_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.encode import encode_windows, pixels_to_input, window_noise
-from pipeline.errors import Reason
+from pipeline.encode import WindowEncoder, pixels_to_input, window_noise
+from pipeline.errors import Reason, UserError
 from pipeline.packs import FRAMES, Event, PackMeta, rows, to_batch
+from pipeline.room import Room, is_out_of_memory
 from pipeline.stages.encode import Encoder
 from pipeline.weights import load_vae
-from vae import DiagonalGaussian
+from vae import DiagonalGaussian, MemoryPlan
 
 MOMENTS = make_contract(dtype="float32")
 
@@ -44,19 +44,37 @@ def ids(count):
     return [f"id{n}" for n in range(count)]
 
 
+def encode_windows(vae, frames, sample_ids, contract, seed, micro_batch):
+    return WindowEncoder(vae, contract, seed, micro_batch)(frames, sample_ids)
+
+
 class FakeVAE:
     """Gives the numbers of a table: window n's mean and logvar, whatever its frames show.
 
-    Frames carry the window's number in their first pixel.
+    Frames carry the window's number in their first pixel. A window takes a byte times the frames of
+    a slice, and calls beyond ``memory`` bytes run out of it.
     """
 
-    def __init__(self, means, logvars=None):
-        self.encoder = torch.nn.Linear(1, 1)
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, means, logvars=None, memory=10**9):
         self.means = means
         self.logvars = logvars or [0.0] * len(means)
+        self.memory = memory
         self.calls = []
 
-    def posterior(self, x):
+    def memory_plan(self, height, width, frames, *, budget):
+        options = {8: 8, 4: 4, 2: 2, 1: 1}
+        size = next((s for s in options if s <= budget), 1)
+        return MemoryPlan(max(1, budget // size), size, budget, options)
+
+    def mean(self, x, memory_budget):
+        return self.posterior(x, memory_budget).mean
+
+    def posterior(self, x, memory_budget):
+        plan = self.memory_plan(32, 32, 17, budget=memory_budget)
+        if min(plan.batch, len(x)) * plan.slice_frames > self.memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         self.calls.append(len(x))
         numbers = ((x[:, 0, 0, 0, 0] + 1) * 127.5).round().int().tolist()
         shape = (len(x), 3, 2, 2, 2)
@@ -77,22 +95,29 @@ def numbered_frames(count):
 
 
 def test_pixels_become_what_the_vae_was_trained_on():
-    model = SimpleNamespace(encoder=torch.nn.Linear(1, 1))
     frames = random_frames(2)
-    frames.flags.writeable = False  # as Ray hands them out
-    x = pixels_to_input(frames, model)
+    x = pixels_to_input(torch.from_numpy(frames), torch.float32)
     assert x.shape == (2, 17, 3, 32, 32)
     assert x.dtype == torch.float32
     want = frames.transpose(0, 1, 4, 2, 3).astype(np.float64) / 127.5 - 1
     np.testing.assert_allclose(x.numpy(), want, atol=1e-6)
-    ends = np.zeros((1, 1, 16, 16, 3), np.uint8)
-    assert (pixels_to_input(ends, model) == -1).all()
-    assert (pixels_to_input(ends + 255, model) == 1).all()
+    ends = torch.zeros((1, 1, 16, 16, 3), dtype=torch.uint8)
+    assert (pixels_to_input(ends, torch.float32) == -1).all()
+    assert (pixels_to_input(ends + 255, torch.float32) == 1).all()
 
 
-def test_the_input_has_the_dtype_of_the_weights():
-    model = SimpleNamespace(encoder=torch.nn.Linear(1, 1).bfloat16())
-    assert pixels_to_input(random_frames(1), model).dtype == torch.bfloat16
+def test_the_input_has_the_dtype_of_the_weights_and_the_order_of_the_frames():
+    x = pixels_to_input(torch.from_numpy(random_frames(1)), torch.bfloat16)
+    assert x.dtype == torch.bfloat16
+    assert x.permute(0, 1, 3, 4, 2).is_contiguous()
+
+
+def test_frames_that_cannot_be_written_to_are_encoded(vae):
+    frames = random_frames(1)
+    frames.flags.writeable = False  # as Ray hands them out
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert encode_windows(vae, frames, ids(1), MOMENTS, 0, 1).bad == {}
 
 
 # ---- statistics
@@ -103,7 +128,7 @@ def test_moments_are_the_posteriors(vae, length):
     frames = random_frames(2, length)
     encoded = encode_windows(vae, frames, ids(2), MOMENTS, 0, 2)
     with torch.no_grad():
-        posterior = vae.posterior(pixels_to_input(frames, vae))
+        posterior = vae.posterior(pixels_to_input(torch.from_numpy(frames), vae.dtype))
     latents = 3 if length == 17 else 1
     assert list(encoded.tensors) == ["mean", "logvar"]
     assert encoded.tensors["mean"].shape == (2, latents, 2, 2, 2)
@@ -118,7 +143,7 @@ def test_mean_is_the_mean_of_moments(vae):
     contract = make_contract(dtype="float32", statistic="mean")
     mean = encode_windows(vae, frames, ids(2), contract, 0, 2)
     assert list(mean.tensors) == ["mean"]
-    np.testing.assert_array_equal(mean.tensors["mean"], moments.tensors["mean"])
+    np.testing.assert_allclose(mean.tensors["mean"], moments.tensors["mean"], rtol=0, atol=1e-5)
 
 
 def test_a_sample_is_mean_and_seeded_noise(vae):
@@ -151,6 +176,57 @@ def test_every_window_is_encoded_once_in_order(count, size):
     assert encoded.tensors["mean"][:, -1, -1, -1, -1].tolist() == list(range(count))
     assert sum(model.calls) == count
     assert max(model.calls) <= size
+
+
+# ---- memory
+
+
+@settings(max_examples=50)
+@given(
+    count=st.integers(1, 20),
+    memory=st.integers(1, 100),
+    asked=st.one_of(st.none(), st.integers(1, 12)),
+)
+def test_nothing_is_lost_where_memory_runs_out(count, memory, asked):
+    model = FakeVAE([float(n) for n in range(count)], memory=memory)
+    encoder = WindowEncoder(model, MOMENTS, 0, asked)
+    shape = (17, 32, 32)
+    for _ in range(2):
+        model.calls.clear()
+        encoded = encoder(numbered_frames(count), ids(count))
+        assert encoded.tensors["mean"][:, -1, -1, -1, -1].tolist() == list(range(count))
+        assert sum(model.calls) == count
+    held = encoder.room.budget(shape)
+    encoder(numbered_frames(count), ids(count))
+    assert encoder.room.budget(shape) == held  # what held is remembered: nothing runs out again
+
+
+def test_a_window_that_never_fits_is_told_with_remedies():
+    encoder = WindowEncoder(FakeVAE([0.0], memory=0), MOMENTS, 0)
+    with pytest.raises(UserError, match=r"window of 17 frames of 32x32.*smaller bucket"):
+        encoder(numbered_frames(1), ids(1))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    class Broken(FakeVAE):
+        def posterior(self, x, memory_budget):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        WindowEncoder(Broken([0.0]), MOMENTS, 0)(numbered_frames(1), ids(1))
+
+
+def test_the_cpus_own_error_is_known_as_a_lack_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def test_windows_of_a_call_follow_from_pixels_and_memory(vae):
+    room = Room(vae, None)
+    assert room.windows((1, 32, 32)) > room.windows((17, 32, 32)) > 1
+    assert room.windows((17, 544, 992)) == 1
+    assert Room(vae, 3).windows((17, 32, 32)) == 3
 
 
 # ---- noise
@@ -251,9 +327,7 @@ def test_a_pack_of_frames_becomes_a_pack_of_latents(encoder):
     meta, tensors = encode(encoder, pack(*segments, events=(event,), frames=frames))
     assert [s.source_id for s in meta.segments] == ["s", "t"]
     assert meta.events == (event,)
-    want = encode_windows(
-        encoder.vae, frames, meta.sample_ids, encoder.recipe.contract, 0, encoder.micro_batch
-    )
+    want = encoder.encode(frames, meta.sample_ids)
     for name in ("mean", "logvar"):
         np.testing.assert_array_equal(tensors[name], want.tensors[name])
 
@@ -278,9 +352,9 @@ def test_a_pack_of_events_alone_passes_through(encoder):
 def test_only_the_segment_with_bad_numbers_is_refused(dtype, value, reason, words):
     config = make_config()
     chosen = Encoder.__new__(Encoder)
-    chosen.vae = FakeVAE([0.0, 1.0, 2.0, value, 4.0])
     chosen.recipe = make_recipe(config, dtype=dtype)
-    chosen.micro_batch = 2
+    model = FakeVAE([0.0, 1.0, 2.0, value, 4.0])
+    chosen.encode = WindowEncoder(model, chosen.recipe.contract, 0, 2)
     first = make_segment("a", windows=2)
     bad = make_segment("b", 7, 2)
     last = make_segment("c", windows=1)
@@ -297,9 +371,8 @@ def test_only_the_segment_with_bad_numbers_is_refused(dtype, value, reason, word
 
 def test_nothing_is_left_of_a_pack_that_is_bad_altogether():
     chosen = Encoder.__new__(Encoder)
-    chosen.vae = FakeVAE([float("nan")] * 2)
     chosen.recipe = make_recipe()
-    chosen.micro_batch = 1
+    chosen.encode = WindowEncoder(FakeVAE([float("nan")] * 2), chosen.recipe.contract, 0, 1)
     meta, tensors = encode(chosen, pack(make_segment("a", windows=1), make_segment("b", windows=1)))
     assert meta.segments == ()
     assert [event.source_id for event in meta.events] == ["a", "b"]

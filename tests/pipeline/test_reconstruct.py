@@ -110,7 +110,8 @@ def test_borders_are_those_of_decoding_the_whole_clip(tiny, clip):
     facts, segments = _segments(clip("h264_open"), "drop", windows=3)
     trip = RoundTrip(tiny, facts, None, None, lambda score: None)
     shown = torch.cat([window.decoded for window in blended(trip.windows(segments))])
-    means = [tiny.posterior(pixels_to_input(one.frames, tiny)).mean for one in segments]
+    frames = [torch.from_numpy(one.frames) for one in segments]
+    means = [tiny.posterior(pixels_to_input(x, tiny.dtype)).mean for x in frames]
     whole = tiny.decode(torch.cat(means, dim=1))[0]
     assert torch.allclose(shown, whole, rtol=0, atol=1e-5)
     alone = [tiny.decode(mean)[0] for mean in means]

@@ -153,6 +153,9 @@ def test_the_summary_says_why():
     assert "8 ok, 1 skipped, 2 failed of 11 sources; snapshot 4" in text
     assert "2 failed: missing, e.g. /v/b.mp4: gone" in text
     assert "unfinished" not in text
+    mine, earlier = Rate.achieved(2.5e11, report.run_id), Rate.achieved(2.5e11, "earlier")
+    assert "0.25 TFLOP/s" in summary_text(make_plan(), tally, report, "/c", 0, mine)
+    assert "TFLOP/s" not in summary_text(make_plan(), tally, report, "/c", 0, earlier)
     assert "3 of the failed are unfinished" in summary_text(make_plan(), tally, report, "/c", 3)
 
 

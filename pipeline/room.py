@@ -1,0 +1,72 @@
+"""How many windows a device takes at once: what its memory is planned to hold, and did hold."""
+
+import torch
+
+from pipeline.errors import UserError
+from vae import AutoencoderKL, MemoryPlan
+from vae.memory import default_budget
+
+Shape = tuple[int, int, int]
+"""Frames, height and width of a window."""
+
+SATURATING_PIXELS = 17 * 544 * 992
+"""Pixels of a call from which on an accelerator gains nothing from more of them: one window of
+544x992. Smaller ones are batched up to it."""
+
+
+class Room:
+    """Windows of a call of the VAE, and the bytes that their activations may take, by their shape.
+
+    The bytes are the device's free memory when the weights are on it. A shape for which they turn
+    out too many gets half as many, for as long as this lives.
+    """
+
+    def __init__(self, vae: AutoencoderKL, micro_batch: int | None) -> None:
+        self._vae, self._micro_batch = vae, micro_batch
+        self._whole = default_budget(vae.device)
+        self._held: dict[Shape, int] = {}
+
+    def budget(self, shape: Shape) -> int:
+        """Bytes for the activations of windows of this shape."""
+        return self._held.get(shape, self._whole)
+
+    def windows(self, shape: Shape) -> int:
+        """Windows of one call; the VAE takes them in parts where the budget wants it."""
+        frames, height, width = shape
+        if self._micro_batch is not None:
+            return self._micro_batch
+        enough = -(-SATURATING_PIXELS // (frames * height * width))
+        return min(enough, self._plan(shape).batch)
+
+    def shrink(self, shape: Shape) -> None:
+        """Memory ran out: take fewer windows at once, and when it is one, finer slices of time.
+
+        Raises ``UserError`` when there is nothing finer.
+        """
+        if self._vae.device.type == "cuda":
+            torch.cuda.empty_cache()
+        before = self._plan(shape)
+        least = min(before.options.values())
+        budget = min(self.budget(shape), before.batch * before.peak_bytes)
+        while budget > least:
+            budget //= 2
+            self._held[shape] = budget
+            after = self._plan(shape)
+            if (after.batch, after.slice_frames) != (before.batch, before.slice_frames):
+                return
+        frames, height, width = shape
+        raise UserError(
+            f"the memory of {self._vae.device} ran out over one window of {frames} frames of "
+            f"{height}x{width}, whose activations take {least / 1e9:.1f} GB at the least in "
+            f"{str(self._vae.dtype).removeprefix('torch.')}. Use a smaller bucket, "
+            "vae.compute_dtype: bfloat16, fewer encoders on a device, or one with more memory"
+        )
+
+    def _plan(self, shape: Shape) -> MemoryPlan:
+        frames, height, width = shape
+        return self._vae.memory_plan(height, width, frames, budget=self.budget(shape))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed, on an accelerator or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
