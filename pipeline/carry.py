@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.buckets import Bucket
@@ -29,14 +30,14 @@ PER_WINDOW = tuple(f.name for f in SAMPLES if str(f.type).startswith("list"))
 
 def carry_over(
     manifest: Manifest, recipe: Recipe, sources: Iterable[SourcePlan]
-) -> tuple[list[SourcePlan], list[Row]]:
+) -> tuple[list[SourcePlan], pa.Table]:
     """Cover each source with what its previous generation holds of the new windows.
 
     A window is the same sample when its bucket, first frame and number of real frames are the same,
     and nothing else that decides its numbers changed (``Recipe.window_key``). Returns the sources,
     and rows for the table ``samples``: under the new generation, at the shards of the old one.
     """
-    sources = list(sources)
+    sources, nothing = list(sources), SAMPLES.empty_table()
     wanted = {
         source.previous.generation: source
         for source in sources
@@ -47,20 +48,25 @@ def carry_over(
         and not source.coverage.complete(source.buckets)
     }
     if not wanted:
-        return sources, []
-    table = manifest.read("samples", where=pc.field("generation").isin(sorted(wanted)))
-    segments: dict[str, list[Row]] = {}
-    for row in table.to_pylist():
-        segments.setdefault(row["generation"], []).append(row)
-    rows: list[Row] = []
-    covered: dict[str, Coverage] = {}
-    for generation, source in wanted.items():
-        carried = _carry(source, recipe, segments.get(generation, []))
-        rows.extend(carried)
-        covered[source.source_id] = _extended(source, recipe, carried)
+        return sources, nothing
+    carried = [nothing]
+    covered = {s.source_id: _extended(s, recipe, []) for s in wanted.values()}
+    where = pc.field("generation").isin(sorted(wanted))
+    with manifest.by_range("samples", SAMPLES.names, where=where) as held:
+        for span in spans(held.num_rows):
+            segments: dict[str, list[Row]] = {}
+            for row in held.read(span).to_pylist():
+                segments.setdefault(row["generation"], []).append(row)
+            found: list[Row] = []
+            for generation, own in segments.items():
+                source = wanted[generation]
+                rows = _carry(source, recipe, own)
+                found.extend(rows)
+                covered[source.source_id] = _extended(source, recipe, rows)
+            carried.append(pa.Table.from_pylist(found, SAMPLES))
     return [
         replace(s, coverage=covered[s.source_id]) if s.source_id in covered else s for s in sources
-    ], rows
+    ], pa.concat_tables(carried)
 
 
 def recall_known(

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +15,13 @@ from pipeline.errors import Reason
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest, now
 from pipeline.packs import Event, facts_from_json, facts_to_json
-from pipeline.schema import SOURCES
+from pipeline.schema import SAMPLES, SOURCES
 from pipeline.sources import SourcePlan
 from pipeline.stages.write import Written
 from pipeline.windows import WINDOW_FRAMES
+
+_CARRIED_ROWS = 10_000
+"""Carried segments of one append: they become Python objects on their way."""
 
 
 @dataclass
@@ -65,10 +69,12 @@ class Committer:
         contract_id: str,
         sources: Mapping[str, SourcePlan],
         commit_seconds: float,
-        carried: Sequence[Mapping[str, Any]] = (),
+        carried: pa.Table | None = None,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        """``guard`` is called before each commit; it raises when this run may not go on."""
+        """``carried`` are rows of ``samples`` that the plan gives to new generations; ``guard`` is
+        called before each commit, and raises when this run may not go on.
+        """
         self.tally = Tally()
         self._manifest = manifest
         self._run_id = run_id
@@ -79,7 +85,7 @@ class Committer:
         self._open: dict[str, _Open] = {}
         self._segments: list[Mapping[str, Any]] = []
         self._ends: list[dict[str, Any]] = []
-        self._segments.extend(carried)
+        self._carried = SAMPLES.empty_table() if carried is None else carried
         for plan in sources.values():
             self._begin(plan)
 
@@ -188,18 +194,23 @@ class Committer:
 
     def commit(self) -> None:
         """Append what has been gathered: first the segments, then the ended sources."""
-        if self._segments or self._ends:
+        if self._carried.num_rows or self._segments or self._ends:
             self._guard()
         at = now()
-        stamp = {"run_id": self._run_id, "committed_at": at}
-        segments = [
-            {**segment, "segment_id": _segment_id(segment), **stamp} for segment in self._segments
-        ]
-        self._manifest.append("samples", segments)
+        for batch in self._carried.to_batches(max_chunksize=_CARRIED_ROWS):
+            self._append_segments(batch.to_pylist(), at)
+        self._carried = SAMPLES.empty_table()
+        self._append_segments(self._segments, at)
         self._segments = []
         self._manifest.append("sources", [{**end, "committed_at": at} for end in self._ends])
         self._ends = []
         self._last = time.monotonic()
+
+    def _append_segments(self, segments: Sequence[Mapping[str, Any]], at: datetime) -> None:
+        stamp = {"run_id": self._run_id, "committed_at": at}
+        self._manifest.append(
+            "samples", [{**row, "segment_id": _segment_id(row), **stamp} for row in segments]
+        )
 
     def give_up(self) -> None:
         """End the sources that are open still, after all work came back, as ``incomplete``."""

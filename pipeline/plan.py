@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from pipeline.buckets import Bucket
-from pipeline.carry import Row, carry_over, recall_known
+from pipeline.carry import carry_over, recall_known
 from pipeline.catalog import Catalog
 from pipeline.choose import Chooser
 from pipeline.compare import compare
@@ -37,7 +37,7 @@ class Plan:
     kinds: Mapping[str, int]
     standing: Mapping[str, int]
     sources: Mapping[str, SourcePlan]
-    carried: tuple[Row, ...]
+    carried: pa.Table
     units: tuple[Unit, ...]
     removed: pa.Table
     columns: pa.Table
@@ -100,7 +100,7 @@ def make_plan(
         kinds=found.kinds,
         standing=found.standing,
         sources=planned,
-        carried=tuple(carried),
+        carried=carried,
         units=tuple(make_units(config, recipe, planned.values())),
         removed=found.removed,
         columns=found.columns,

@@ -24,6 +24,7 @@ from pipeline.report import (
     source_counts,
     summary_text,
 )
+from pipeline.schema import SAMPLES
 from pipeline.units import ClipTask, FileTask, Unit
 
 KINDS = {"added": 3, "changed": 1, "reusable": 5, "failed before": 2}
@@ -35,7 +36,7 @@ def make_plan(**changes):
     fields = {
         "kinds": KINDS,
         "standing": Counter(ok=5, failed=1),
-        "carried": (),
+        "carried": SAMPLES.empty_table(),
         "sources": {
             "a": make_source("a"),
             "b": make_source("b", failure=SourceError(Reason.MISSING, "gone")),
