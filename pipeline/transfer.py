@@ -39,9 +39,8 @@ class Transfer:
 
         The array is copied before this returns, so that it may change afterwards.
         """
-        host = torch.empty(
-            array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype, pin_memory=self._pinned
-        )
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        host = torch.empty(array.shape, dtype=dtype, pin_memory=self._pinned)
         np.copyto(host.numpy(), array)
         with self._api.stream(self._sending):
             sent = host.to(self._device, non_blocking=True)
