@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import clips
 from tests.s3 import BUCKET, S3, s3_server
+
+
+def pytest_configure() -> None:
+    """One thread for torch, here and in child processes.
+
+    On models as narrow as the tests' more only wait for each other, long where others are at work.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.hookimpl(wrapper=True)

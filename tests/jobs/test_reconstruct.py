@@ -2,12 +2,10 @@
 
 import json
 import math
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -36,15 +34,6 @@ CHECKPOINT = [
     *(part for key, value in WIDTHS.items() for part in ("--set", f"vae.widths.{key}={value}")),
 ]
 CHECKPOINT = [part.replace("(", "[").replace(")", "]") for part in CHECKPOINT]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small convolutions are many times slower where threads wait for a busy processor."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -185,8 +174,7 @@ def test_older_files_are_replaced_and_a_failure_leaves_them(narrow, clip, capsys
 def test_a_stop_leaves_no_file(number, code, narrow, clip, tmp_path):
     options = ["--size", "96x224", "--max-windows", "15"]
     job = [sys.executable, reconstruct.__file__, clip("bikes"), *narrow, *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(job, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(job, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert any(line.split()[:1] == ["0"] for line in process.stdout)
         process.send_signal(number)

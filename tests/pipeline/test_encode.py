@@ -20,15 +20,6 @@ from vae import DiagonalGaussian, MemoryPlan
 MOMENTS = make_contract(dtype="float32")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads that wait for each other take longer than the work of so small a model."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def vae():
     config = make_config()

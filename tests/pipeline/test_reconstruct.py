@@ -1,7 +1,6 @@
 """The parts of a reconstruction: decibels, the clip's own size, windows, borders, both pictures."""
 
 import math
-from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -81,15 +80,6 @@ def test_the_own_size_is_the_largest_that_fits(width, height):
     assert size.pixels <= MAX_OWN_PIXELS
     assert 0 <= width * scale - size.width < 16
     assert 0 <= height * scale - size.height < 16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small convolutions are many times slower where threads wait for a busy processor."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
