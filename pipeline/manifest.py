@@ -18,6 +18,7 @@ from pipeline.contract import CONTRACT_PATH, FORMAT_VERSION, Contract
 from pipeline.errors import UserError
 from pipeline.ranges import RangedRows
 from pipeline.retry import Retry
+from pipeline.scan import open_dataset
 from pipeline.schema import TABLES
 from pipeline.storage import Store
 
@@ -114,7 +115,7 @@ class Manifest:
             found = self._open(table, version)
             if found is None:
                 return self.empty(table) if wanted is None else self.empty(table).select(wanted)
-            return found.to_pyarrow_dataset().to_table(columns=wanted, filter=where, **_READ_AHEAD)
+            return open_dataset(found).to_table(columns=wanted, filter=where, **_READ_AHEAD)
 
         return self._patiently(read)
 
@@ -131,8 +132,7 @@ class Manifest:
             rows = RangedRows(self.empty(table).select(list(columns)).schema)
             found = self._open(table, version)
             if found is not None:
-                dataset = found.to_pyarrow_dataset()
-                scanner = dataset.scanner(list(columns), filter=where, **_READ_AHEAD)
+                scanner = open_dataset(found).scanner(list(columns), filter=where, **_READ_AHEAD)
                 for batch in scanner.to_batches():
                     rows.add(batch)
             return rows
@@ -151,7 +151,7 @@ class Manifest:
             found = self._open(table, None)
             if found is None:
                 return []
-            fragments = {f.path: f for f in found.to_pyarrow_dataset().get_fragments()}
+            fragments = {f.path: f for f in open_dataset(found).get_fragments()}
             ends = {
                 file["path"]: file.get(f"max.{by}")
                 for file in pa.table(found.get_add_actions(flatten=True)).to_pylist()
@@ -230,7 +230,7 @@ class Manifest:
     def schema(self, table: str) -> pa.Schema:
         """The columns of a table as they are now."""
         found = self._patiently(lambda: self._open(table, None))
-        return TABLES[table] if found is None else found.to_pyarrow_dataset().schema
+        return TABLES[table] if found is None else pa.schema(found.schema().to_arrow())
 
     def _cast(self, rows: pa.Table, name: str, kind: pa.DataType) -> pa.Table:
         try:

@@ -20,6 +20,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import UserError
 from pipeline.retry import Retry
+from pipeline.scan import open_dataset
 from pipeline.storage import Store
 
 FILE_BYTES = 100 * 10**6
@@ -82,7 +83,7 @@ def replace_rows(
             changed = True
             return
         written.clear()
-        fragments = list(table.to_pyarrow_dataset().get_fragments())
+        fragments = list(open_dataset(table).get_fragments())
         touched = [fragment for fragment in fragments if _names(fragment, wanted)]
         if not touched:
             return

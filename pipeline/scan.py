@@ -1,0 +1,67 @@
+"""Delta tables as Arrow datasets, whose threads hand back what they borrow before Python ends."""
+
+import atexit
+import time
+import weakref
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pa_fs
+from deltalake import DeltaTable
+from deltalake.fs import DeltaStorageHandler
+
+T = TypeVar("T")
+
+_LONGEST_WAIT_S = 5.0
+_LOOK_S = 0.001
+
+_lent: set[object] = set()
+"""One for each object of Python that Arrow's threads may hold."""
+
+
+def open_dataset(table: DeltaTable) -> ds.Dataset:
+    """The rows of a table, to be scanned.
+
+    Files and their bytes are objects of Python. Arrow's threads let go of the last of them after a
+    scan has given its result, and need the interpreter for it: were that gone, the process would
+    abort. So it waits for them at its end.
+    """
+    files = _Files.from_table(
+        table._table, table._storage_options, table._table.get_add_file_sizes()
+    )
+    return table.to_pyarrow_dataset(filesystem=pa_fs.PyFileSystem(files))
+
+
+class _Files(DeltaStorageHandler):
+    """The files of a table, as delta-rs reads them; each is lent."""
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(_lend(_File(self._handler.open_input_file(path))), mode="r")
+
+
+class _File:
+    """An open file whose bytes are lent."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def read(self, count: int) -> memoryview:
+        return _lend(memoryview(self._raw.read(count)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+def _lend(thing: T) -> T:
+    token = object()
+    _lent.add(token)
+    weakref.finalize(thing, _lent.discard, token).atexit = False
+    return thing
+
+
+@atexit.register
+def _wait() -> None:
+    deadline = time.monotonic() + _LONGEST_WAIT_S
+    while _lent and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
