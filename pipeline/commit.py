@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from pipeline.buckets import Bucket
 from pipeline.coverage import Coverage, merge
 from pipeline.errors import Reason
 from pipeline.identity import stable_hash
-from pipeline.manifest import Manifest, now
+from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.packs import Event, facts_from_json, facts_to_json
 from pipeline.schema import SAMPLES, SOURCES
 from pipeline.sources import SourcePlan
@@ -70,10 +70,10 @@ class Committer:
         sources: Mapping[str, SourcePlan],
         commit_seconds: float,
         carried: pa.Table | None = None,
-        guard: Callable[[], None] = lambda: None,
+        guard: Guard = unguarded,
     ) -> None:
         """``carried`` are rows of ``samples`` that the plan gives to new generations; ``guard`` is
-        called before each commit, and raises when this run may not go on.
+        called before each commit.
         """
         self.tally = Tally()
         self._manifest = manifest
@@ -220,6 +220,8 @@ class Committer:
 
     def bury(self, removed: pa.Table) -> None:
         """Append a tombstone for every source that left the dataset."""
+        if removed.num_rows:
+            self._guard()
         rows = [
             {
                 **row,

@@ -19,7 +19,7 @@ from pipeline.contract import Contract, ContractError
 from pipeline.errors import UserError
 from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
 from pipeline.leases import LeaseLostError, Leases
-from pipeline.manifest import Manifest, now
+from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.plan import Plan, ProbeAnswer, make_plan
 from pipeline.recipe import Recipe
 from pipeline.report import (
@@ -33,7 +33,7 @@ from pipeline.report import (
 from pipeline.runner import LocalRunner, Runner
 from pipeline.sheet import write_contact_sheet
 from pipeline.stages.write import Written
-from pipeline.storage import STORE_ERRORS, Store
+from pipeline.storage import Store
 from pipeline.weights import make_contract, resolve_vae
 
 EXIT_DONE = 0
@@ -115,30 +115,32 @@ class _Job:
         self.run_id = new_run_id()
         self.started = self.published = time.monotonic()
         self.manifest = Manifest(Store(config.output.uri, config.storage))
+        self.guard: Guard = unguarded
         self.probed: dict[tuple[str, str | None], ProbeAnswer] = {}
 
     def run(self) -> int:
         contract = self.check_contract()
         recipe = Recipe.from_config(self.config, contract)
-        catalog = self.list_sources()
         seen = self.manifest.versions()
-        plan = self.plan(catalog, recipe)
+        plan = self.plan(self.list_sources(), recipe)
         forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
         print(plan_text(plan, forecast), flush=True)
         if self.options.plan_only:
             print(plan_json(plan, forecast), flush=True)
             return EXIT_DONE
         with Leases(self.manifest.store, self.run_id) as leases:
-            if plan.changes_anything:
+            self.guard = leases.check
+            while not plan.ranges <= leases.held:
                 leases.take(plan.ranges, self.tell_of_waiting)
-                if self.manifest.versions() != seen:  # another run was at work meanwhile
-                    plan = self.plan(catalog, recipe)
-                    forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
-            return self.work(contract, recipe, plan, forecast, leases)
+                if self.manifest.versions() == seen:
+                    break
+                # Another run was at work: what it and the dataset look like now decides.
+                seen = self.manifest.versions()
+                plan = self.plan(self.list_sources(), recipe)
+                forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
+            return self.work(contract, recipe, plan, forecast)
 
-    def work(
-        self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast, leases: Leases
-    ) -> int:
+    def work(self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast) -> int:
         """Everything that changes the cache; returns the exit code."""
         self.begin(contract, plan)
         committer = Committer(
@@ -148,7 +150,7 @@ class _Job:
             plan.sources,
             self.config.run.commit_seconds,
             plan.carried,
-            leases.check,
+            self.guard,
         )
         try:
             rate = self.execute(plan, recipe, forecast, committer)
@@ -164,7 +166,7 @@ class _Job:
         committer.give_up()
         committer.commit()
         committer.bury(plan.removed)
-        snapshot = self.manifest.publish(self.run_id, contract)
+        snapshot = self.manifest.publish(self.run_id, contract, self.guard)
         known = None if forecast.rate.run is None else forecast.rate
         report = self.finish("finished", plan, committer, contract, snapshot.number, rate or known)
         failed = report.sources["failed"] / report.sources["total"]
@@ -186,12 +188,7 @@ class _Job:
                 "test, worthless for training; set vae.checkpoint to vae_v2.safetensors",
                 file=sys.stderr,
             )
-        try:
-            found = self.manifest.contract()
-        except STORE_ERRORS as error:
-            raise UserError(
-                f"output.uri {self.config.output.uri} cannot be read: {error}"
-            ) from error
+        found = self.manifest.contract()
         holds_nothing = self.manifest.version("samples") is None
         if found not in (None, wanted) and not (self.options.overwrite or holds_nothing):
             fields = "; ".join(
@@ -233,14 +230,9 @@ class _Job:
 
     def begin(self, contract: Contract, plan: Plan) -> None:
         """Make the contract, the run and changed captions durable before any work."""
-        try:
-            if self.manifest.contract() != contract:
-                self.manifest.write_contract(contract)
-        except STORE_ERRORS as error:
-            raise UserError(
-                f"output.uri {self.config.output.uri} cannot be written: {error}"
-            ) from error
-        self.manifest.append_columns(self.run_id, plan.columns)
+        if self.manifest.contract() != contract:
+            self.manifest.write_contract(contract, self.guard)
+        self.manifest.append_columns(self.run_id, plan.columns, self.guard)
         self.record("started", contract, "")
 
     def execute(
@@ -286,7 +278,7 @@ class _Job:
             return
         if every is not None and time.monotonic() - self.published >= every:
             committer.commit()
-            self.manifest.publish(self.run_id, contract)
+            self.manifest.publish(self.run_id, contract, self.guard)
             self.published = time.monotonic()
 
     def finish(

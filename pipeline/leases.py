@@ -3,23 +3,27 @@
 A range is the first hexadecimal digit of a source id. Its lease is the file of the highest number
 under ``leases/<digit>/``: the fencing token. A run takes a range by creating the next number, which
 only one can; it renews its file while it lives and marks it released at the end. A lease that is
-released, was not renewed in time, or belongs to a dead process of this machine is free.
+released, was not renewed in time, or belongs to a dead process of this machine and container is
+free.
 """
 
 import datetime
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.errors import UserError
+from pipeline.explain import explained
 from pipeline.manifest import now
-from pipeline.storage import Store
+from pipeline.storage import STORE_ERRORS, Store
 
 RANGES = tuple("0123456789abcdef")
 LEASE_SECONDS = 60.0
@@ -45,6 +49,8 @@ class _Lease:
     process: int
     expires: str
     released: bool
+    boot: str | None = None
+    namespace: int | None = None
 
     def to_json(self) -> bytes:
         return (json.dumps(self.__dict__) + "\n").encode()
@@ -54,7 +60,24 @@ class _Lease:
         """Whether another run may take the range."""
         if self.released or datetime.datetime.fromisoformat(self.expires) < now():
             return True
-        return self.host == socket.gethostname() and not _alive(self.process)
+        here = (socket.gethostname(), _boot(), _namespace())
+        return (self.host, self.boot, self.namespace) == here and not _alive(self.process)
+
+
+def _boot() -> str | None:
+    """Which start of which machine this is; containers of a machine share it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _namespace() -> int | None:
+    """The namespace that process ids count in: containers have their own."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return None
 
 
 def _alive(process: int) -> bool:
@@ -75,6 +98,10 @@ class Leases:
 
     def __init__(self, store: Store, run_id: str, seconds: float = LEASE_SECONDS) -> None:
         self._store = store
+        # A renewal that fails is not repeated for long: the next one comes soon.
+        patience = min(store.storage.retry_seconds, seconds / 12)
+        storage = store.storage.model_copy(update={"retry_seconds": patience})
+        self._hasty = Store(store.uri, storage)
         self._run_id = run_id
         self._seconds = seconds
         self._held: dict[str, int] = {}
@@ -94,30 +121,37 @@ class Leases:
         self._stop.set()
         if self._renewer.is_alive():
             self._renewer.join()
-        for name, token in self._held.items():
-            if self._newest(name) == token:
-                self._write(name, token, released=True)
-        self._held = {}
+        self._release()
+
+    @property
+    def held(self) -> set[str]:
+        """The ranges that were taken."""
+        return set(self._held)
 
     def take(self, names: Iterable[str], notify: Any) -> None:
-        """Take ranges, in ascending order so that two runs never wait for each other.
+        """Take ranges besides those held. In between, the latter may be another run's.
 
+        All are taken anew, in ascending order, so that two runs never wait for each other.
         ``notify`` is called with the other run's id once for each range that has to be waited for.
         """
-        for name in sorted(names):
+        wanted = self.held.union(names)
+        self._release()
+        if not self._renewer.is_alive():
+            self._renewer.start()
+        for name in sorted(wanted):
             told = False
             while (holder := self._try(name)) is not None:
                 if not told:
                     notify(name, holder)
                     told = True
                 time.sleep(_POLL_SECONDS)
-        if not self._renewer.is_alive():
-            self._renewer.start()
 
     def check(self) -> None:
         """Raise ``LeaseLostError`` when a range is another run's by now."""
         for name, token in self._held.items():
-            if self._newest(name) != token:
+            with explained(self._store.uri, "read"):
+                newest = _newest(self._store, name)
+            if newest != token:
                 raise LeaseLostError(
                     f"{self._store.uri}: another run took over range {name} of the sources; this "
                     "run stops. What it committed stays; run again to go on"
@@ -125,7 +159,11 @@ class Leases:
 
     def _try(self, name: str) -> str | None:
         """Take a range; the run id of its holder when it is not free."""
-        newest = self._newest(name)
+        with explained(self._store.uri, "written"):
+            return self._create_next(name)
+
+    def _create_next(self, name: str) -> str | None:
+        newest = _newest(self._store, name)
         if newest > 0:
             lease = _read(self._store, name, newest)
             if lease is not None and not lease.free:
@@ -139,30 +177,53 @@ class Leases:
             self._store.delete(_path(name, newest))
         return None
 
-    def _newest(self, name: str) -> int:
-        names = self._store.names(f"leases/{name}")
-        tokens = [int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()]
-        return max(tokens, default=0)
-
     def _lease(self, token: int, released: bool) -> _Lease:
         expires = now() + datetime.timedelta(seconds=self._seconds)
-        host, process = socket.gethostname(), os.getpid()
-        return _Lease(token, self._run_id, host, process, expires.isoformat(), released)
-
-    def _write(self, name: str, token: int, released: bool) -> None:
-        self._store.write(_path(name, token), self._lease(token, released).to_json())
+        return _Lease(
+            token,
+            self._run_id,
+            socket.gethostname(),
+            os.getpid(),
+            expires.isoformat(),
+            released,
+            _boot(),
+            _namespace(),
+        )
 
     def _renew_until_stopped(self) -> None:
         while not self._stop.wait(self._seconds / 3):
-            with self._lock:
-                held = dict(self._held)
-            for name, token in held.items():
-                if self._newest(name) == token:
-                    self._write(name, token, released=False)
+            for name in sorted(self.held):
+                with self._lock:
+                    self._mark(name, released=False)
+
+    def _release(self) -> None:
+        with self._lock:
+            for name in sorted(self._held):
+                self._mark(name, released=True)
+            self._held = {}
+
+    def _mark(self, name: str, released: bool) -> None:
+        """Renew or release a range, if it is held still; warn where that fails."""
+        token = self._held.get(name)
+        try:
+            if token is not None and _newest(self._hasty, name) == token:
+                self._hasty.write(_path(name, token), self._lease(token, released).to_json())
+        except STORE_ERRORS as error:
+            print(
+                f"warning: the lease on range {name} of the sources could not be "
+                f"{'released' if released else 'renewed'}: {type(error).__name__}: {error}",
+                file=sys.stderr,
+            )
 
 
 def _path(name: str, token: int) -> str:
     return f"leases/{name}/{token}.json"
+
+
+def _newest(store: Store, name: str) -> int:
+    names = store.names(f"leases/{name}")
+    tokens = [int(n.removesuffix(".json")) for n in names if n.removesuffix(".json").isdigit()]
+    return max(tokens, default=0)
 
 
 def _read(store: Store, name: str, token: int) -> _Lease | None:

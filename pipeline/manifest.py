@@ -16,6 +16,7 @@ from pyarrow.dataset import Fragment
 
 from pipeline.contract import CONTRACT_PATH, FORMAT_VERSION, Contract
 from pipeline.errors import UserError
+from pipeline.explain import Verb, explained
 from pipeline.ranges import RangedRows
 from pipeline.retry import Retry
 from pipeline.scan import open_dataset
@@ -41,6 +42,14 @@ _COARSE = datetime.timedelta(milliseconds=1)
 
 _TOKEN = "append"
 """Key in a commit's metadata that tells whose it is."""
+
+
+Guard = Callable[[], None]
+"""Called right before a write; raises when the run may not go on."""
+
+
+def unguarded() -> None:
+    """The guard of who shares the cache with nobody."""
 
 
 def now() -> datetime.datetime:
@@ -201,19 +210,23 @@ class Manifest:
                 commit_properties=CommitProperties(custom_metadata={_TOKEN: token}),
             )
 
-        self._patiently(write)
+        self._patiently(write, "written")
 
-    def _patiently(self, function: Callable[[], T]) -> T:
-        """Repeat what delta-rs gives up at once: a reset, a body cut short."""
-        if self.store.local:
-            return function()
-        return Retry(self.store.storage.retry_seconds).call(function)
+    def _patiently(self, function: Callable[[], T], verb: Verb = "read") -> T:
+        """Repeat what delta-rs gives up at once: a reset, a body cut short.
+
+        Raises ``UserError`` where the store refuses for good.
+        """
+        with explained(self.store.uri, verb):
+            if self.store.local:
+                return function()
+            return Retry(self.store.storage.retry_seconds).call(function)
 
     def _holds(self, table: str, version: int, token: str) -> bool:
         """Whether the commit of a version carries ``token``."""
         return token.encode() in self.store.read(f"{table}/_delta_log/{version:020}.json")
 
-    def append_columns(self, run_id: str, rows: pa.Table) -> None:
+    def append_columns(self, run_id: str, rows: pa.Table, guard: Guard = unguarded) -> None:
         """Append caption rows: source_id, revision, digest, caption, the dataset's own columns.
 
         Raises ``UserError`` when a column has another type than it had before.
@@ -224,6 +237,8 @@ class Manifest:
             if name in known.names and rows[name].type != known.field(name).type:
                 rows = self._cast(rows, name, known.field(name).type)
         stamped = rows.append_column("run_id", pa.array([run_id] * count, pa.string()))
+        if count:
+            guard()
         times = pa.array([now()] * count, TABLES["captions"].field("committed_at").type)
         self.append("captions", stamped.append_column("committed_at", times))
 
@@ -255,21 +270,25 @@ class Manifest:
 
     def contract(self) -> Contract | None:
         """The contract at the root; None for a new cache."""
-        try:
-            text = self.store.read(CONTRACT_PATH)
-        except FileNotFoundError:
-            return None
+        with explained(self.store.uri, "read"):
+            try:
+                text = self.store.read(CONTRACT_PATH)
+            except FileNotFoundError:
+                return None
         return Contract.from_dict(json.loads(text), f"{self.store.uri}/{CONTRACT_PATH}")
 
-    def write_contract(self, contract: Contract) -> None:
+    def write_contract(self, contract: Contract, guard: Guard = unguarded) -> None:
         """Put (or, for ``--overwrite``, replace) the contract at the root."""
-        self.store.write(CONTRACT_PATH, contract.to_json().encode())
+        guard()
+        with explained(self.store.uri, "written"):
+            self.store.write(CONTRACT_PATH, contract.to_json().encode())
 
     # ---- snapshots
 
     def snapshot_numbers(self) -> list[int]:
         """Numbers of the published snapshots, ascending."""
-        names = self.store.names(SNAPSHOT_FOLDER)
+        with explained(self.store.uri, "read"):
+            names = self.store.names(SNAPSHOT_FOLDER)
         stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
@@ -284,20 +303,22 @@ class Manifest:
         chosen = numbers[-1] if number is None else number
         if chosen not in numbers:
             raise UserError(
-                f"{self.store.uri}: there is no snapshot {chosen}; published are "
-                f"{numbers[0]} to {numbers[-1]}"
+                f"{self.store.uri}: there is no snapshot {chosen}; there are {_told(numbers)}"
             )
         path = f"{SNAPSHOT_FOLDER}/{chosen}.json"
-        return Snapshot.from_json(self.store.read(path), f"{self.store.uri}/{path}")
+        with explained(self.store.uri, "read"):
+            text = self.store.read(path)
+        return Snapshot.from_json(text, f"{self.store.uri}/{path}")
 
-    def publish(self, run_id: str, contract: Contract) -> Snapshot:
+    def publish(self, run_id: str, contract: Contract, guard: Guard = unguarded) -> Snapshot:
         """Publish the tables as they are now, by conditional create of the next number.
 
         When nothing that a reader sees changed since the newest snapshot, that one is returned.
         """
         while True:
-            tables = self.versions()
+            # Before the versions: what is published between takes the number, and this goes round.
             numbers = self.snapshot_numbers()
+            tables = self.versions()
             if numbers:
                 newest = self.snapshot(numbers[-1])
                 if newest.contract == contract and _seen(newest.tables) == _seen(tables):
@@ -305,14 +326,28 @@ class Manifest:
             number = numbers[-1] + 1 if numbers else 1
             created = now().isoformat(timespec="seconds")
             snapshot = Snapshot(number, run_id, created, contract, tables)
-            if self.store.create(f"{SNAPSHOT_FOLDER}/{number}.json", snapshot.to_json().encode()):
-                return snapshot
+            path = f"{SNAPSHOT_FOLDER}/{number}.json"
+            guard()
+            with explained(self.store.uri, "written"):
+                if self.store.create(path, snapshot.to_json().encode()):
+                    return snapshot
 
     def versions(self) -> dict[str, int]:
         """Newest version of every table that has one."""
         # `sources` before `samples`, which is appended first: no source is seen without segments.
         newest = {name: self.version(name) for name in ("captions", "sources", "samples", "runs")}
         return {name: version for name, version in newest.items() if version is not None}
+
+
+def _told(numbers: Sequence[int]) -> str:
+    """Ascending numbers for people: ``1 to 4, 6``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], number]
+        else:
+            runs.append([number])
+    return ", ".join(" to ".join(map(str, run)) for run in runs)
 
 
 def _seen(tables: Mapping[str, int]) -> dict[str, int]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from botocore.exceptions import BotoCoreError
+import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.core import url_to_fs
 
 from pipeline.config import StorageConfig
@@ -19,7 +20,7 @@ from pipeline.retry import Retry
 
 S3_PROTOCOLS = ("s3", "s3a")
 
-STORE_ERRORS = (OSError, BotoCoreError)
+STORE_ERRORS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
 """What a store's client raises when it cannot be reached, or refuses."""
 
 CONNECT_TIMEOUT_S = 10

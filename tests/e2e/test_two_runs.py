@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import LatentCache
-from pipeline.config import StorageConfig
+from pipeline.config import StorageConfig, load_config
+from pipeline.identity import source_id
+from pipeline.job import EXIT_DONE, JobOptions
+from pipeline.job import run_job as run_here
+from pipeline.leases import Leases, range_of
 from pipeline.manifest import Manifest
 from pipeline.storage import Store
 from tests.e2e.support import JOB, ROOT, config_tree, environment, run_job, write_config, write_list
@@ -93,3 +97,71 @@ def test_two_runs_at_once(place, tmp_path, kill):
     rows = manifest.read("samples")
     assert len(set(rows["segment_id"].to_pylist())) == rows.num_rows
     assert run_job(config).report["windows"] == 0
+
+
+class Overtaken:
+    """A run in this process, before which others do something whenever it takes ranges."""
+
+    def __init__(self, tmp_path, clip, monkeypatch) -> None:
+        self.clip = clip("seventeen")
+        self.dataset = tmp_path / "clips.jsonl"
+        self.set_dataset("a")
+        tree = config_tree(self.dataset, tmp_path / "cache")
+        self.config = load_config(str(write_config(tmp_path / "config.yaml", tree)))
+        self.manifest = Manifest(Store(str(tmp_path / "cache"), StorageConfig()))
+        self.others: list = []
+        self.taken: list[set[str]] = []
+        plain = Leases.take
+
+        def take(leases, names, notify) -> None:
+            self.taken.append(set(names))
+            if self.others:
+                self.others.pop(0)()
+            plain(leases, names, notify)
+
+        monkeypatch.setattr(Leases, "take", take)
+
+    def set_dataset(self, *names: str) -> None:
+        write_list(self.dataset, [{"video": str(self.clip), "id": name} for name in names])
+
+    def run(self) -> None:
+        assert run_here(self.config, JobOptions()) == EXIT_DONE
+
+    def states(self) -> dict[str, str]:
+        rows = LatentCache(self.manifest, self.manifest.snapshot()).sources().to_pylist()
+        return {row["id"]: row["status"] for row in rows}
+
+
+def _range(name: str) -> str:
+    return range_of(source_id(name, None, None))
+
+
+def test_who_waited_looks_at_the_dataset_again(tmp_path, clip, monkeypatch):
+    """A newer run encodes sources that the waiting one did not list: they are not removed."""
+    job = Overtaken(tmp_path, clip, monkeypatch)
+
+    def newer_run() -> None:
+        job.set_dataset("a", "b", "c")
+        job.run()
+
+    job.run()
+    job.set_dataset("a", "b")
+    job.others = [newer_run]
+    job.run()
+    assert job.states() == dict.fromkeys("abc", "ok")
+    assert job.manifest.read("sources").num_rows == 3
+
+
+def test_ranges_of_the_second_plan_are_taken_too(tmp_path, clip, monkeypatch):
+    job = Overtaken(tmp_path, clip, monkeypatch)
+    assert len({_range(name) for name in "abd"}) == 3
+
+    def newer_run() -> None:
+        job.set_dataset("b")
+        job.run()
+        job.set_dataset("a", "b", "d")
+
+    job.others = [newer_run]
+    job.run()
+    assert job.taken == [{_range("a")}, {_range("b")}, {_range("a"), _range("d")}]
+    assert job.states() == dict.fromkeys("abd", "ok")

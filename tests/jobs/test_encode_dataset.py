@@ -1,5 +1,6 @@
 """The command line: messages, exit codes, the plan, and the last line of stdout."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import encode_dataset
+from pipeline.storage import Store
 from tests.e2e.support import config_tree, write_config, write_list
 
 
@@ -147,7 +149,46 @@ def test_an_output_that_cannot_be_is_named(config, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, _, err = _run(capsys, "--config", config, "--output", tmp_path / "file")
     assert code == 1
-    assert f"output.uri {tmp_path}/file cannot be" in err
+    assert f"error: {tmp_path}/file cannot be read: " in err
+
+
+@pytest.mark.parametrize(
+    "folder", ["leases", "samples", "sources", "runs", "captions", "snapshots"]
+)
+def test_an_output_that_cannot_be_written_is_named(config, capsys, tmp_path, folder):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / folder).write_text("in the way")
+    code, _, err = _run(capsys, "--config", config)
+    assert code == 1
+    error = err.splitlines()[-1]
+    assert error.startswith(f"error: {cache} cannot be ")
+    assert "check the path" in error
+
+
+def test_an_output_that_can_never_be_is_named(config, capsys):
+    code, _, err = _run(capsys, "--config", config, "--output", "/proc/x")
+    assert code == 1
+    assert "error: /proc/x cannot be written: " in err
+
+
+def test_what_was_committed_before_the_disk_failed_stays(config, capsys, tmp_path, monkeypatch):
+    plain = Store.create
+
+    def create(store, path, data):
+        if path.startswith("snapshots/"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(store, path, data)
+
+    monkeypatch.setattr(Store, "create", create)
+    code, _, err = _run(capsys, "--config", config)
+    assert code == 1
+    assert f"error: {tmp_path}/cache cannot be written: [Errno 28] No space left" in err
+    monkeypatch.undo()
+    code, out, _ = _run(capsys, "--config", config)
+    assert code == 0
+    report = json.loads(out.splitlines()[-1])
+    assert (report["windows"], report["snapshot"]) == (0, 1)
 
 
 def test_an_empty_cache_takes_another_contract(config, capsys, tmp_path):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.commit import Committer
 from pipeline.coverage import Coverage, committed_coverage
-from pipeline.errors import Reason, SourceError
+from pipeline.errors import Reason, SourceError, UserError
 from pipeline.packs import Event, facts_to_json
 from pipeline.stages.write import Written
 
@@ -404,6 +404,18 @@ def test_removed_sources_get_tombstones(tmp_path):
         assert found[key] == {**before, **changes}
     chosen.bury(manifest.read("sources").slice(0, 0))
     assert manifest.version("sources") == 1
+
+
+def test_who_lost_its_lease_buries_nothing(tmp_path):
+    def guard():
+        raise UserError("another run took over")
+
+    manifest = make_manifest(tmp_path)
+    manifest.append("sources", [source_row("a")])
+    chosen = Committer(manifest, "r2", "contract", {}, NEVER, guard=guard)
+    with pytest.raises(UserError, match="took over"):
+        chosen.bury(manifest.read("sources"))
+    assert manifest.version("sources") == 0
 
 
 def test_rows_fit_the_tables(tmp_path):

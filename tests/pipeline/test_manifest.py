@@ -267,7 +267,11 @@ def test_snapshots_that_are_not_there(manifest):
         manifest.snapshot()
     manifest.append("sources", [source_row("a")])
     manifest.publish("r", CONTRACT)
-    with pytest.raises(UserError, match="no snapshot 7; published are 1 to 1"):
+    with pytest.raises(UserError, match=r"no snapshot 7; there are 1$"):
+        manifest.snapshot(7)
+    for number in (2, 3, 6, 8, 9):
+        manifest.store.write(f"snapshots/{number}.json", b"{}")
+    with pytest.raises(UserError, match=r"no snapshot 7; there are 1 to 3, 6, 8 to 9$"):
         manifest.snapshot(7)
 
 
@@ -298,6 +302,44 @@ def test_publishers_at_once_never_share_a_number(manifest):
     for seed, snapshot in published.items():
         assert manifest.snapshot(snapshot.number) == snapshot
         assert snapshot.contract.z_channels == seed
+
+
+@pytest.mark.parametrize("step", ["versions", "snapshot_numbers"])
+def test_an_older_state_is_never_published_over_a_newer_one(manifest, monkeypatch, step):
+    """Another run appends and publishes right before one of the steps of a publication."""
+    manifest.append("sources", [source_row("a")])
+    other = make_manifest(manifest.store.uri)
+    plain = getattr(manifest, step)
+
+    def overtaken():
+        if not other.snapshot_numbers():
+            other.append("sources", [source_row("b")])
+            other.publish("other", CONTRACT)
+        return plain()
+
+    monkeypatch.setattr(manifest, step, overtaken)
+    manifest.publish("r", CONTRACT)
+    assert manifest.snapshot().tables == {"sources": 1}
+
+
+def test_who_may_not_go_on_writes_nothing(manifest):
+    class StoppedError(Exception):
+        pass
+
+    def guard():
+        raise StoppedError
+
+    manifest.append("sources", [source_row("a")])
+    for write in (
+        lambda: manifest.write_contract(CONTRACT, guard),
+        lambda: manifest.append_columns("r", captions("a"), guard),
+        lambda: manifest.publish("r", CONTRACT, guard),
+    ):
+        with pytest.raises(StoppedError):
+            write()
+    assert manifest.contract() is None
+    assert manifest.version("captions") is None
+    assert manifest.snapshot_numbers() == []
 
 
 def test_publishers_of_the_same_state_share_one_snapshot(manifest):
