@@ -14,7 +14,6 @@ environment. Exit codes: 0 done; 1 usage, or it cannot be done.
 import argparse
 import datetime
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -23,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config import ByteSize, StorageConfig
 from pipeline.errors import UserError
+from pipeline.explain import explained
 from pipeline.leases import RANGES, Leases
 from pipeline.maintain import text
 from pipeline.maintain.compact import compact, plan_compaction
@@ -151,9 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
     try:
         manifest = Manifest(Store(args.uri, _storage(args)))
-        if manifest.contract() is None:
-            raise UserError(f"{manifest.store.uri}: there is no cache here; check the URI")
-        _run(manifest, args)
+        with explained(manifest.store.uri, "used"):
+            if manifest.contract() is None:
+                raise UserError(f"{manifest.store.uri}: there is no cache here; check the URI")
+            _run(manifest, args)
     except (UserError, ShardError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -161,11 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _storage(args: argparse.Namespace) -> StorageConfig:
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return StorageConfig(
-        endpoint_url=args.endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None,
-        region=args.region or region or None,
-    )
+    try:
+        return StorageConfig(endpoint_url=args.endpoint_url, region=args.region)
+    except ValidationError as error:
+        raise UserError(f"--endpoint-url {error.errors()[0]['msg']}") from error
 
 
 def _run(manifest: Manifest, args: argparse.Namespace) -> None:

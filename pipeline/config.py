@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -113,13 +114,38 @@ class OutputConfig(_Section):
     shard_bytes: ByteSize = 256 * 10**6
 
 
-class StorageConfig(_Section):
-    """Settings of S3-compatible stores. Credentials come from the environment alone."""
+def _environment(*names: str) -> str | None:
+    """The first of these variables that is set."""
+    return next((value for name in names if (value := os.environ.get(name))), None)
 
-    endpoint_url: Uri | None = None
+
+def _check_endpoint(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError(f"{value!r} is no address: write it as https://host, or http://host:port")
+    return value
+
+
+class StorageConfig(_Section):
+    """Settings of S3-compatible stores. Credentials come from the environment alone.
+
+    Endpoint and region come from it too where they are not set; nodes take over what they are here.
+    """
+
+    endpoint_url: Annotated[Uri, AfterValidator(_check_endpoint)] | None = None
     region: str | None = None
     anonymous: bool = False
     retry_seconds: float = Field(default=60, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_environment(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        told = {
+            "endpoint_url": _environment("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+            "region": _environment("AWS_REGION", "AWS_DEFAULT_REGION"),
+        }
+        return given | {name: value for name, value in told.items() if given.get(name) is None}
 
 
 class WindowsConfig(_Section):
@@ -242,7 +268,7 @@ class Config(_Section):
 
     dataset: DatasetConfig
     output: OutputConfig
-    storage: StorageConfig = StorageConfig()
+    storage: StorageConfig = Field(default_factory=lambda: StorageConfig())
     windows: WindowsConfig = WindowsConfig()
     buckets: tuple[BucketConfig, ...] = Field(min_length=1)
     bucket_choice: Literal["nearest", "all"] = "nearest"

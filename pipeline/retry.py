@@ -39,6 +39,9 @@ _PASSING_CODES = frozenset({"RequestTimeout", "OperationAborted", "ConditionalRe
 _STATUS_IN_TEXT = re.compile(r"non-2xx status code\W+(?:\x1b\[\d*m\W*)*(\d{3})\b")
 """How delta-rs tells the status of an answer: in its message alone."""
 
+_BAD_REQUEST = "builder error"
+"""What delta-rs says where it cannot even make the request: an address that is none."""
+
 
 def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later: timeouts, resets, 5xx, slow-down, cut bodies."""
@@ -49,9 +52,12 @@ def may_pass(error: BaseException) -> bool:
         if response.get("Error", {}).get("Code") in _PASSING_CODES:
             return True
         return _passes(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
-    told = _STATUS_IN_TEXT.search(str(error)) if type(error) is OSError else None
-    if told is not None:
-        return _passes(int(told[1]))
+    if type(error) is OSError:
+        told = _STATUS_IN_TEXT.search(str(error))
+        if told is not None:
+            return _passes(int(told[1]))
+        if _BAD_REQUEST in str(error):
+            return False
     return isinstance(error, _PASSING) and not isinstance(error, _PERMANENT)
 
 

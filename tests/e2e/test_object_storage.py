@@ -78,6 +78,14 @@ def test_everything_on_s3(tmp_path, clip, s3, s3_prefix, kind):
     assert again.snapshot.number == cache.snapshot.number == 1
 
 
+def test_the_environment_alone_tells_where_the_store_is(tmp_path, clip, s3, s3_prefix, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    s3.filesystem().put_file(str(clip("h264_open")), f"{s3_prefix}/in/a.mp4")
+    config = _config(tmp_path, f"s3://{s3_prefix}/in", f"s3://{s3_prefix}/cache")
+    assert run_job(config, JobOptions()) == EXIT_DONE
+    assert LatentCache.open(f"s3://{s3_prefix}/cache").sources()["status"].to_pylist() == ["ok"]
+
+
 @contextlib.contextmanager
 def _http_server(folder: Path) -> Iterator[str]:
     """Serves a folder with byte ranges on a free loopback port."""

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from jobs import maintain_cache
 from pipeline.leases import Leases
@@ -71,6 +72,44 @@ def test_no_cache(command, tmp_path, capsys):
     assert code == 1
     assert "there is no cache here; check the URI" in err
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.fixture
+def fresh():
+    """S3 filesystems keep the credentials that they were made with."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "AWS_SECRET_ACCESS_KEY"),
+        (
+            {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None},
+            "Unable to locate credentials",
+        ),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:9"}, "write it as https://host"),
+    ],
+)
+@pytest.mark.parametrize("command", ["history", "vacuum", "compact"])
+def test_a_store_that_refuses(s3, capsys, monkeypatch, changes, told, command):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("random.uniform", lambda *_: 1e9)  # patience ends at once
+    for name, value in changes.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+    code, _, err = run(capsys, command, "s3://t2v/cache")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert told in err
+    assert told.startswith("write") or "s3://t2v/cache cannot be read: " in err
 
 
 def test_history(cache, capsys):

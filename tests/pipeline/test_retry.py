@@ -40,6 +40,12 @@ def delta_error(status):
     )
 
 
+NO_HTTP = OSError(
+    "Kernel error -> Generic S3 error\n  \x1b[31m↳\x1b[0m Error performing GET http://x in 5ms - "
+    "HTTP error\n   \x1b[31m↳\x1b[0m builder error\n    \x1b[31m↳\x1b[0m URL scheme is not "
+    "allowed\n"
+)
+
 PASSING = [
     TimeoutError(),
     FSTimeoutError(),
@@ -77,6 +83,7 @@ PERMANENT = [
     s3_error(404, "NoSuchKey", FileNotFoundError),
     *(http_error(status) for status in (400, 401, 403, 404, 410)),
     *(delta_error(status) for status in (400, 403, 412)),
+    NO_HTTP,
 ]
 
 

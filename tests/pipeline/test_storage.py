@@ -7,7 +7,7 @@ import types
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from helpers import LOCAL, make_store
+from helpers import LOCAL, make_config, make_store
 
 from pipeline.config import StorageConfig
 from pipeline.errors import Reason, SourceError, UserError
@@ -338,6 +338,44 @@ def test_options_of_s3():
         "retry_timeout": "1s",
     }
     assert Store("/k", storage).delta_options() == {}
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint", "region"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://a:1", "AWS_REGION": "eu-1"}, "http://a:1", "eu-1"),
+        (
+            {"AWS_ENDPOINT_URL_S3": "http://b:2", "AWS_ENDPOINT_URL": "http://a:1"},
+            "http://b:2",
+            None,
+        ),
+        ({"AWS_DEFAULT_REGION": "eu-2"}, None, "eu-2"),
+        ({"AWS_DEFAULT_REGION": "eu-2", "AWS_REGION": "eu-1"}, None, "eu-1"),
+        ({"AWS_ENDPOINT_URL": "", "AWS_REGION": ""}, None, None),
+    ],
+)
+def test_what_is_not_configured_comes_from_the_environment(
+    monkeypatch, variables, endpoint, region
+):
+    for name in ("ENDPOINT_URL", "ENDPOINT_URL_S3", "REGION", "DEFAULT_REGION"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    storage = StorageConfig(endpoint_url=None)
+    assert (storage.endpoint_url, storage.region) == (endpoint, region)
+    assert make_config().storage.region == region
+    given = StorageConfig(endpoint_url="https://own", region="own-1")
+    assert (given.endpoint_url, given.region) == ("https://own", "own-1")
+    # Tables and files are asked for at the same place.
+    tables = Store("s3://b/k", storage).delta_options()
+    assert tables.get("aws_endpoint") == endpoint
+    assert tables.get("aws_allow_http") == (None if endpoint is None else "true")
+    assert filesystem_options("s3://b/k", storage).get("endpoint_url") == endpoint
+
+
+def test_an_endpoint_is_an_address():
+    with pytest.raises(UserError, match=r"storage\.endpoint_url: 'localhost:9000' is no address"):
+        make_config(storage__endpoint_url="localhost:9000")
 
 
 # ---- checkpoints
