@@ -1,8 +1,10 @@
 """The files below a prefix or matching a pattern, with their versions, from the store's listing."""
 
+import contextlib
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -60,6 +62,8 @@ def list_files(uri: str, storage: StorageConfig) -> pa.Table:
             f"dataset.uri {uri} is a file, not a directory; lists end in .csv, .jsonl, .ndjson, "
             ".parquet, archives in .tar, or set dataset.format"
         )
+    if scheme == "file":
+        return _walk(uri, root, retry)
     return _table(scheme, retry.call(lambda: filesystem.find(root, detail=True)))
 
 
@@ -74,6 +78,8 @@ def match_files(pattern: str, storage: StorageConfig) -> pa.Table:
     wanted = matcher(pattern, path)
     scheme = protocol_of(pattern)
     retry = Retry(storage.retry_seconds)
+    if scheme == "file":
+        return _walk(pattern, _MAGIC.split(path, maxsplit=1)[0].rpartition("/")[0], retry, path)
     if scheme not in S3_PROTOCOLS:
         return _table(scheme, retry.call(lambda: filesystem.glob(path, detail=True)))
     bucket, key = _split(path)
@@ -124,32 +130,69 @@ def _pages(
 
 
 def _table(scheme: str, found: dict[str, Any]) -> pa.Table:
-    files = [
-        (path, _followed(path, info))
-        for path, info in found.items()
-        if info.get("type", "file") == "file" or info.get("islink")
-    ]
-    prefix = "" if scheme == "file" else f"{scheme}://"
-    return _sorted(
-        pa.table(
-            [
-                [path if "://" in path else prefix + path for path, _ in files],
-                [version_of(info) for _, info in files],
-            ],
-            schema=FILES,
-        )
-    )
+    files = [(path, info) for path, info in found.items() if info.get("type", "file") == "file"]
+    uris = [path if "://" in path else f"{scheme}://{path}" for path, _ in files]
+    return _sorted(pa.table([uris, [version_of(info) for _, info in files]], schema=FILES))
 
 
-def _followed(path: str, info: dict[str, Any]) -> dict[str, Any]:
-    """What a link points to; of a broken one what is known of itself: reading it will fail."""
-    if not info.get("islink"):
-        return info
-    try:
-        target = Path(path).stat()
-    except OSError:
-        return info
-    return {"size": target.st_size, "mtime": target.st_mtime}
+def _walk(uri: str, root: str, retry: Retry, pattern: str | None = None) -> pa.Table:
+    """Local files below a folder, all or those that match; no folder is left out unsaid.
+
+    Folders where nothing can match are not looked into. Raises ``UserError`` for one that cannot
+    be read, ``FileNotFoundError`` where ``root`` is not there.
+    """
+    wanted = None if pattern is None else matcher(uri, pattern)
+    found: dict[str, str] = {}
+    folders = [root or "/"]
+    while folders:
+        folder = folders.pop()
+        try:
+            for entry in retry.call(partial(_entries, folder)):
+                if entry.is_dir(follow_symlinks=False):
+                    if pattern is None or _may_hold_matches(entry.path, pattern):
+                        folders.append(entry.path)
+                elif wanted is None or wanted.match(entry.path):
+                    version = _version(entry)
+                    found |= {} if version is None else {entry.path: version}
+        except (FileNotFoundError, NotADirectoryError):
+            if folder == (root or "/"):
+                raise
+            # It went away meanwhile.
+        except OSError as error:
+            raise UserError(
+                f"dataset.uri {uri}: {error.filename or folder} cannot be read: {error.strerror}; "
+                "its sources would count as removed. Allow reading it, or write a pattern that "
+                "leaves it out"
+            ) from error
+    return _sorted(pa.table([list(found), list(found.values())], schema=FILES))
+
+
+def _entries(folder: str) -> list["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def _may_hold_matches(folder: str, pattern: str) -> bool:
+    """Whether files below ``folder`` can match, where the folder that holds it can."""
+    parts, depth = pattern.split("/"), folder.count("/")
+    if "**" in parts[: depth + 1]:
+        return True
+    begin = "/".join(parts[: depth + 1])
+    return depth + 1 < len(parts) and re.match(glob_translate(begin), folder) is not None
+
+
+def _version(entry: "os.DirEntry[str]") -> str | None:
+    """Of a link that of its target; None of what is no file, or went away meanwhile.
+
+    Of a broken link it is what is known of itself: reading it will fail.
+    """
+    if not (entry.is_symlink() or entry.is_file(follow_symlinks=False)):
+        return None
+    for follow in (True, False):
+        with contextlib.suppress(FileNotFoundError):
+            state = entry.stat(follow_symlinks=follow)
+            return version_of({"size": state.st_size, "mtime": state.st_mtime})
+    return None
 
 
 def _sorted(table: pa.Table) -> pa.Table:

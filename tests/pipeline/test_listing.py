@@ -1,4 +1,9 @@
 import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -102,7 +107,44 @@ def test_directories_that_hold_nothing(tmp_path):
     assert "holds no videos" in complaint(tmp_path)
     write(tmp_path / "a.txt", "only text")
     assert "holds no videos" in complaint(tmp_path)
-    assert "holds no videos" in complaint(tmp_path / "none")
+    for name in ("none", "none/*.mp4", "none/**"):
+        assert "there is nothing; name a directory" in complaint(tmp_path / name)
+
+
+_AS_NOBODY = """
+import os, sys
+from pipeline.config import DatasetConfig, StorageConfig
+from pipeline.errors import UserError
+from pipeline.listing import read_listing
+read_listing(DatasetConfig(uri=sys.argv[1]), StorageConfig(), set())  # imports all it needs
+os.setegid(65534)
+os.seteuid(65534)
+for uri in sys.argv[1:]:
+    try:
+        found = read_listing(DatasetConfig(uri=uri), StorageConfig(), set()).table
+        print(*(video.rsplit("/", 1)[-1] for video in found["video"].to_pylist()))
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_a_folder_that_cannot_be_read_is_named():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are of their user alone
+        root = Path(name)
+        root.chmod(0o755)
+        for path in ("a/x.mp4", "open/b/y.mp4", "open/secret/z.mp4"):
+            write(root / path, "x")
+        (root / "open/secret").chmod(0o700)
+        uris = ["", "/open/*/*.mp4", "/open/**", "/open/s*/*.mp4", "/a/*.mp4", "/open/[ab]/*.mp4"]
+        uris = [name + uri for uri in uris]
+        done = subprocess.run(
+            [sys.executable, "-c", _AS_NOBODY, *uris], capture_output=True, text=True, check=True
+        )
+    told = done.stdout.splitlines()
+    for uri, line in zip(uris[:4], told, strict=False):
+        assert line.startswith(f"dataset.uri {uri}: {name}/open/secret cannot be read: Permission")
+    assert told[4:] == ["x.mp4", "y.mp4"]  # nothing there can match
 
 
 def test_a_file_that_is_no_known_list(tmp_path):
