@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from botocore.exceptions import NoCredentialsError
 
 from pipeline.columns import user_columns
 from pipeline.config import Config
@@ -41,6 +42,7 @@ _KNOWN = {
     **_HINTS,
 }
 _BATCH = 65_536
+_REFUSALS = (PermissionError, NoCredentialsError)
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _versions(
     """Version of every source, failures by row, and notes.
 
     Versions come from the store's listing or the dataset's column, else from the inventory; for the
-    rest the store is asked.
+    rest the store is asked. Raises ``UserError`` where it lets nobody in.
     """
     failures = dict(listing.failures)
     missing = np.flatnonzero(np.asarray(pc.is_null(given)))
@@ -252,5 +254,16 @@ def _versions(
             failures[row] = answer
         else:
             found[row] = answer
+    _check_admittance(failures, len(given), config.dataset.uri)
     versions = pc.fill_null(pc.coalesce(given, _scattered(found, len(given))), "")
     return versions, failures, notes
+
+
+def _check_admittance(failures: Mapping[int, SourceError], count: int, uri: str) -> None:
+    """Raise ``UserError`` where every source was refused: that is not the sources' failure."""
+    refused = [f for f in failures.values() if isinstance(f.__cause__, _REFUSALS)]
+    if refused and len(refused) == count:
+        raise UserError(
+            f"{uri}: each of the {count} sources is refused, the first as {refused[0].message}; "
+            "check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …) and permissions"
+        )

@@ -5,6 +5,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from helpers import LOCAL, make_config
 
 from pipeline.catalog import read_catalog
@@ -310,3 +311,23 @@ def test_limit_takes_the_first_rows(listed):
     catalog = listed([{"video": f"{n}.mp4", "version": "v"} for n in range(5)], dataset__limit=2)
     assert [uri[-5:] for uri in catalog.sources["uri"].to_pylist()] == ["0.mp4", "1.mp4"]
     assert catalog.columns.num_rows == 2
+
+
+@pytest.mark.parametrize("secret", ["wrong", None])
+def test_a_store_that_lets_nobody_in_is_no_failure_of_the_sources(listed, s3, monkeypatch, secret):
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep the credentials they were made with
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        if secret is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, secret)
+    rows = [{"video": f"s3://t2v/{name}.mp4"} for name in "abc"]
+    try:
+        told = complaint(listed, rows, storage__endpoint_url=s3.endpoint)
+        some = listed([*rows, {"video": "a.mp4"}], storage__endpoint_url=s3.endpoint)
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    assert "each of the 3 sources is refused, the first as s3://t2v/a.mp4: " in told
+    assert "check the credentials" in told
+    assert some.sources["reason"].to_pylist() == ["unreadable"] * 3 + [None]
