@@ -6,6 +6,7 @@ from helpers import EPOCH, SMALL, TALL, WIDE, make_config, make_contract, make_m
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.buckets import Bucket
+from pipeline.errors import UserError
 from pipeline.forecast import (
     ASSUMED_TFLOPS,
     Forecast,
@@ -94,7 +95,7 @@ def test_only_the_newest_files_are_read(manifest, tmp_path):
         path.unlink()
     assert encoder_rate(CONFIG, manifest) == Rate.achieved(1e12 + 9, "r9")
     files[-newest].unlink()
-    with pytest.raises(OSError, match=files[-newest].name):
+    with pytest.raises(UserError, match=files[-newest].name):
         encoder_rate(CONFIG, manifest)
 
 
