@@ -33,7 +33,7 @@ class Cost:
             be left if everything else were fused into them.
         peak_bytes: the most that was allocated at once, inputs and weights apart.
         alive_by_weight: the most that was allocated at once while a convolution ran, by the bytes
-            of that convolution's weight; under 0 the peak of everything else.
+            of that convolution's weight, without a copy of it; under 0 the peak of everything else.
         largest_elements: elements of the largest tensor that was allocated.
     """
 
@@ -55,7 +55,7 @@ def count_cost(function: Callable[..., object], *args: object) -> Cost:
         tally.flops,
         tally.bytes_moved,
         tally.minimal_bytes,
-        max(tally.alive_by_weight.values()),
+        tally.peak_bytes,
         tally.alive_by_weight,
         tally.largest_elements,
     )
@@ -66,7 +66,7 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.operators = self.flops = self.bytes_moved = self.minimal_bytes = 0
+        self.operators = self.flops = self.bytes_moved = self.minimal_bytes = self.peak_bytes = 0
         self.alive_by_weight: dict[int, int] = {0: 0}
         self.largest_elements = 0
         self._alive: dict[int, int] = {}
@@ -86,6 +86,9 @@ class _Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._see(tensor)
         weight = _bytes(args[1]) if "conv" in name else 0
         alive = sum(self._alive.values())
+        self.peak_bytes = max(self.peak_bytes, alive)
+        if weight and _storage_key(args[1]) in self._alive:
+            alive -= weight
         self.alive_by_weight[weight] = max(alive, self.alive_by_weight.get(weight, 0))
         shared = all(_storage_key(tensor) in known for tensor in made)
         allocates = name.startswith(("aten::empty", "aten::new_empty"))

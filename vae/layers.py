@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae.device import on_cpu
 from vae.norms import GroupNorm, NormFactory
 from vae.stream import Stream, as_tokens, empty, in_layout
 
@@ -103,9 +104,11 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, step: int = 1, side: in
     """
     space = x.ndim - 2
     padding = (0, side, side)[-space:]
-    if x.device.type != "cpu" or x.element_size() > 4 or not _has_onednn():
-        made = F.conv3d if space == 3 else F.conv2d
-        return made(x, weight, bias, step, padding)
+    plain = F.conv3d if space == 3 else F.conv2d
+    if not on_cpu(x) or x.element_size() > 4 or not _has_onednn():
+        return plain(x, weight, bias, step, padding)
+    if x.is_meta:
+        return plain(x.float(), weight.float(), bias.float(), step, padding).to(x.dtype)
     onednn = torch.ops.aten.mkldnn_convolution
     wide = (tensor.float() for tensor in (x, weight, bias))
     return cast(Tensor, onednn(*wide, padding, (step,) * space, (1,) * space, 1).to(x.dtype))

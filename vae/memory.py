@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from vae.config import VAEConfig
 from vae.cost import Cost, count_cost
 from vae.decoder import Decoder
+from vae.device import counting_for
 from vae.encoder import Encoder
 from vae.frames import WINDOW_FRAMES, latent_frames
 
@@ -28,6 +29,9 @@ traffic: the frames that convolutions keep are copied once a slice."""
 CPU_BUDGET = 768 * 2**20
 """Bytes for activations where none are named, on the CPU: finer slices cost next to nothing there,
 where convolutions take nearly all of the time."""
+
+CPU_SURPLUS = 24 * 2**20
+"""Bytes that libraries and freed small blocks take on the CPU beside what is counted."""
 
 DEVICE_SHARE = 0.8
 """Share of an accelerator's free memory for activations where no bytes are named; the rest is for
@@ -94,21 +98,53 @@ def make_plan(
     """
     sizes = SLICE_FRAMES if frames > 1 and config.version == 2 else SLICE_FRAMES[:1]
     kind = torch.device(device).type
-    area = height * width / _COUNTED_SIDE**2
-    peaks, elements = {}, {}
-    for size in sizes:
-        cost = counted(config, frames, dtype, size, part)
-        peaks[size] = round(
-            max(
-                alive * area + (weight if kind == "cpu" else 0)
-                for weight, alive in cost.alive_by_weight.items()
-            )
-        )
-        elements[size] = round(cost.largest_elements * area)
-    fitting = (s for s in sizes if peaks[s] <= budget and elements[s] <= MAX_ELEMENTS)
+    needs = {s: _need(config, height * width, frames, dtype, s, part, kind) for s in sizes}
+    peaks = {size: need.peak_bytes for size, need in needs.items()}
+    fitting = (size for size in sizes if needs[size].windows(budget) > 0)
     size = next(fitting, sizes[-1])
-    batch = max(1, min(budget // peaks[size], MAX_ELEMENTS // elements[size]))
-    return MemoryPlan(batch, size, budget, peaks)
+    return MemoryPlan(max(1, needs[size].windows(budget)), size, budget, peaks)
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What windows take: by each weight that may be held at a peak, bytes however many there are,
+    and bytes of each; and elements of each in its largest activation."""
+
+    bytes_: tuple[tuple[int, int], ...]
+    elements: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(fixed + each for fixed, each in self.bytes_)
+
+    def windows(self, budget: int) -> int:
+        """How many windows fit at once."""
+        fitting = min((budget - fixed) // each for fixed, each in self.bytes_)
+        return min(fitting, MAX_ELEMENTS // self.elements)
+
+
+def _need(
+    config: VAEConfig,
+    pixels: int,
+    frames: int,
+    dtype: torch.dtype,
+    slice_frames: int,
+    part: Part,
+    kind: str,
+) -> _Need:
+    """What windows of so many pixels a frame take on a device of this kind.
+
+    While a convolution runs the CPU holds two copies of its weight, in the memory order of
+    activations and in that of oneDNN, and the widened one of halves.
+    """
+    cost = counted(config, frames, dtype, slice_frames, part, kind)
+    area = pixels / _COUNTED_SIDE**2
+    copies = 3 if dtype.itemsize < 4 else 2
+    bytes_ = tuple(
+        (copies * weight + CPU_SURPLUS if kind == "cpu" else 0, max(1, round(alive * area)))
+        for weight, alive in cost.alive_by_weight.items()
+    )
+    return _Need(bytes_, max(1, round(cost.largest_elements * area)))
 
 
 def default_budget(device: torch.device) -> int:
@@ -124,16 +160,22 @@ def default_budget(device: torch.device) -> int:
 
 @lru_cache(maxsize=256)
 def counted(
-    config: VAEConfig, frames: int, dtype: torch.dtype, slice_frames: int, part: Part
+    config: VAEConfig,
+    frames: int,
+    dtype: torch.dtype,
+    slice_frames: int,
+    part: Part,
+    kind: str,
 ) -> Cost:
-    """Cost of one window of 256x256 pixels, from which that of any other size follows.
+    """Memory of one window of 256x256 pixels, from which that of any other size follows.
 
-    Beside activations the CPU holds, while a convolution runs, a copy of its weight in the order
-    that oneDNN works in (``Cost.alive_by_weight``).
+    It is counted the way of a device's ``kind``: the CPU widens halves to float32, and norms
+    without a copy.
     """
     side = _COUNTED_SIDE
     cost_of = encoding_cost if part == "encoder" else decoding_cost
-    return cost_of(config, side, side, frames, dtype, slice_frames)
+    with counting_for(kind):
+        return cost_of.__wrapped__(config, side, side, frames, dtype, slice_frames)
 
 
 @lru_cache(maxsize=256)

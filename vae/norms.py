@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.config import VAEConfig
+from vae.device import on_cpu
 from vae.stream import as_frames, as_tokens
 
 Place = tuple[slice, ...]
@@ -63,8 +64,9 @@ class GroupNorm(nn.GroupNorm, ABC):
             for rows, into in zip(self.as_spans(x), self.as_spans(out), strict=True):
                 self.fused(rows.data, into.data, weight, bias, self.num_groups, self.eps, silu)
             return
-        if x.device.type == "cpu":
-            for place in self.spans(x):
+        if on_cpu(x):
+            spans = list(self.spans(x))
+            for place in spans[:1] if x.is_meta else spans:  # of memory one takes what another does
                 self._write_rows(as_tokens(x[place])[0], as_tokens(out[place])[0], silu)
             return
         for place, part in self.normed(x):
@@ -94,16 +96,19 @@ class GroupNorm(nn.GroupNorm, ABC):
         Torch's own kernel for this memory order loses digits on the CPU: it sums one by one, and
         takes the variance as E[x²] - E[x]², which flat frames do not survive.
         """
-        rows = rows if rows.element_size() > 2 else rows.float()
+        wide = rows if rows.element_size() > 2 else rows.float()
+        into = out if wide is rows else wide
         grouped = (self.num_groups, -1)
-        mean, var = (each.view(grouped) for each in channel_statistics(rows))
+        mean, var = (each.view(grouped) for each in channel_statistics(wide))
         center = mean.mean(1, keepdim=True)
         spread = (var + (mean - center).square()).mean(1, keepdim=True)
-        scale = self.weight.to(rows.dtype).view(grouped) * (spread + self.eps).rsqrt()
-        shift = self.bias.to(rows.dtype).view(grouped) - center * scale
-        torch.addcmul(shift.flatten(), rows, scale.flatten(), out=out)
+        scale = self.weight.to(wide.dtype).view(grouped) * (spread + self.eps).rsqrt()
+        shift = self.bias.to(wide.dtype).view(grouped) - center * scale
+        torch.addcmul(shift.flatten(), wide, scale.flatten(), out=into)
         if silu:
-            F.silu(out, inplace=True)
+            F.silu(into, inplace=True)
+        if into is not out:
+            out.copy_(into)
 
 
 def channel_statistics(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,6 +118,8 @@ def channel_statistics(rows: Tensor) -> tuple[Tensor, Tensor]:
     whose statistics are joined by the law of total variance.
     """
     n, channels = rows.shape
+    if rows.is_meta:  # for which torch has no batch norm
+        return rows.new_empty(channels), rows.new_empty(channels)
     few = next(k for k in range(SUMMED_ROWS, 0, -1) if n % k == 0)
     means, squares = torch.batch_norm_update_stats(rows.view(few, -1), None, None, 0.0)
     means, squares = means.view(-1, channels), squares.view(-1, channels)
