@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vae import VAEConfig
+from vae import AutoencoderKL, VAEConfig
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 TINY = VAEConfig(
@@ -20,6 +21,10 @@ TINY = VAEConfig(
     decoder_ch_mult=(1, 2, 1, 1),
     norm_groups=4,
 )
+
+
+NARROW = ("v2_small", "v1_small")
+"""Golden sets whose weights are stored."""
 
 
 def golden_set(name: str) -> dict:
@@ -46,3 +51,15 @@ def load_case(name: str, file: str) -> dict[str, Tensor]:
 def random_clip(frames: int, height: int = 32, width: int = 32, batch: int = 1, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(batch, frames, 3, height, width, generator=generator) * 2 - 1
+
+
+@cache
+def narrow(name: str, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """The model of a golden set."""
+    path = GOLDENS / name / "weights.safetensors"
+    return AutoencoderKL.from_file(path, golden_config(name), dtype=dtype)
+
+
+def windows_of(x: Tensor, length: int) -> list[Tensor]:
+    """(B, T, C, H, W) → windows (B, C, length, H, W), the last as long as there are frames."""
+    return list(x.transpose(1, 2).split(length, dim=2))
