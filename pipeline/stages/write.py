@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.contract import Contract
+from pipeline.explain import explained
 from pipeline.packs import Batch, Event, PackMeta, SegmentInfo, rows
 from pipeline.recipe import Recipe
 from pipeline.shards import SUFFIXES, Shard
@@ -63,7 +64,8 @@ def make_write_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Batch]:
         for (bucket, _), packs in sorted(groups.items(), key=lambda item: item[0]):
             shard = _gather(bucket, packs, recipe)
             path, data = shard.path(suffix), shard.encode(suffix)
-            store.write(path, data)
+            with explained(store.uri, "written"):
+                store.write(path, data)
             written.shards[path] = len(data)
             written.segments.extend(_sample_rows(shard, path))
         return {RESULT: np.array([written.to_json()], dtype=object)}

@@ -153,7 +153,7 @@ def test_an_output_that_cannot_be_is_named(config, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folder", ["leases", "samples", "sources", "runs", "captions", "snapshots"]
+    "folder", ["data", "leases", "samples", "sources", "runs", "captions", "snapshots"]
 )
 def test_an_output_that_cannot_be_written_is_named(config, capsys, tmp_path, folder):
     cache = tmp_path / "cache"
