@@ -13,6 +13,7 @@ the time.
 """
 
 from fractions import Fraction
+from functools import cache
 
 import av
 import numpy as np
@@ -50,10 +51,29 @@ _EXACT = (
 _LEAST_HEIGHT = 64
 """Lines of a frame below which swscale may shorten any kernel to two lines."""
 
-_LEAST_SHRINK = {"bicubic": 0.0, "area": 1.75, "bilinear": 1.25, "lanczos": 0.0}
-"""How many lines of the frame go into one of the result, at the least, for packed RGB and planes
-to be equal: packed RGB is rounded in its own way where a kernel blends two lines, or lines of
-chroma alone. ``bicubic`` and ``lanczos`` blend four or more, the others two unless they shrink."""
+_LEAST_WEIGHT = Fraction(1, 20)
+"""Of the third line, so that swscale does not leave it out."""
+
+
+@cache
+def planes_are_exact(kernel: ResizeFilter, lines: int, rows: int) -> bool:
+    """Whether planes have the numbers of packed RGB, where ``lines`` are scaled to ``rows``.
+
+    Packed RGB is rounded in its own way where no more than two lines are blended. ``bicubic`` and
+    ``lanczos`` blend four or more. The others blend three where the kernel of some row, centred
+    ``off`` a line, reaches the lines on both sides of that one.
+    """
+    if lines < _LEAST_HEIGHT:
+        return False
+    if kernel in ("bicubic", "lanczos"):
+        return True
+    shrink = Fraction(lines, rows)
+    if shrink == 2:
+        return True  # `area` blends two lines here, but halves need no rounding
+    reach = (shrink + 1) / 2 if kernel == "area" else shrink
+    # Rows are centred 1/d apart between two lines, d the denominator: the nearest to a line.
+    off = Fraction((shrink.numerator - shrink.denominator) % 2, 2 * shrink.denominator)
+    return reach - 1 - off >= _LEAST_WEIGHT
 
 
 class Scaler:
@@ -90,8 +110,7 @@ class Scaler:
             av.error.FFmpegError, ValueError: swscale cannot convert the frame.
         """
         unspecified = int(frame.colorspace) == _UNSPECIFIED and not frame.format.is_rgb
-        shrink = frame.height / height
-        planar = frame.height >= _LEAST_HEIGHT and shrink >= _LEAST_SHRINK[self._kernel]
+        planar = planes_are_exact(self._kernel, frame.height, height)
         prepared = self._prepared.get(geometry)
         if prepared is None:
             prepared = self._prepared[geometry] = VideoReformatter()
