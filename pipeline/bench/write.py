@@ -12,10 +12,10 @@ told apart, checksums, the file's bytes, and one put. In turns:
   plain                  the bytes of the safetensors shard: a file written and flushed to disk, or
                          one PutObject
 
-Every way has a process of its own, and `memory` is its peak beyond what its code takes and with the
-latents in it. `of plain` is the median over the turns of bytes a second, as a share of plain's in
-the same turn. What is written lies in a folder of its own and is removed. The endpoint of S3 comes
-from the configuration, or from AWS_ENDPOINT_URL.
+Every way has a process of its own, and `memory` is its peak beyond its code and the latents.
+`of plain` is the median over the turns of bytes a second, as a share of plain's in the same turn.
+What is written lies in a folder of its own and is removed. The endpoint of S3 comes from the
+configuration, or from AWS_ENDPOINT_URL.
 """
 
 import argparse

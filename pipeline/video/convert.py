@@ -80,7 +80,7 @@ class Scaler:
     """Converts and resamples frames with one kernel.
 
     Keeps what swscale prepares for a geometry, and pictures that are no longer needed: memory
-    fresh from the system costs as much as a third of the conversion. Serves one thread.
+    fresh from the system is slow at first touch. Serves one thread.
     """
 
     def __init__(self, kernel: ResizeFilter) -> None:
