@@ -2,6 +2,7 @@
 
 Examples:
   python jobs/benchmark.py decode clip.mp4 --height 544 --width 992
+  python jobs/benchmark.py vae --height 256 --width 256
   python jobs/benchmark.py write s3://bucket/prefix
   python jobs/benchmark.py refresh --sources 100000 300000 1000000
   python -m tests.s3 python jobs/benchmark.py listing s3://t2v/clips --objects 100000
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.bench import decode, listing, refresh, write
+from pipeline.bench import decode, listing, refresh, vae, write
 from pipeline.cli import Parser
 from pipeline.errors import UserError
 from pipeline.job import EXIT_DONE, EXIT_USAGE
@@ -39,6 +40,7 @@ class Bench(Protocol):
 COMMANDS = MappingProxyType[str, Bench](
     {
         "decode": decode,
+        "vae": vae,
         "write": write,
         "refresh": refresh,
         "listing": listing,

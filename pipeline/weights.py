@@ -252,7 +252,11 @@ def _seed(section: VAESection) -> int:
 
 
 def _place(section: VAESection) -> tuple[str, torch.dtype]:
-    """Device and compute dtype. Raises ``UserError`` when there is no such device."""
+    """Device and compute dtype. Raises ``UserError`` when there is no such device.
+
+    Where float32 is asked for it is meant: this process's convolutions on CUDA then do not round
+    their input to the ten bits of TF32, as torch has them do.
+    """
     device: str = section.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -260,4 +264,6 @@ def _place(section: VAESection) -> tuple[str, torch.dtype]:
         raise UserError(
             "vae.device is cuda, but torch finds no CUDA device here; set vae.device: auto"
         )
+    if section.compute_dtype == "float32":
+        torch.backends.cudnn.allow_tf32 = False
     return device, getattr(torch, section.compute_dtype)

@@ -317,7 +317,13 @@ class AutoencoderKL(nn.Module):
         """FLOPs, bytes moved and the least of them of encoding one window, counted without data.
 
         ``height`` and ``width`` are in pixels, ``frames`` at most 17; in the weights' dtype.
+
+        Raises:
+            ValueError: a size is no multiple of 16 (version 1: 8).
         """
+        factor = self.config.compression.spatial
+        if height % factor or width % factor:
+            raise ValueError(f"{height}x{width}: both must be multiples of {factor}")
         return encoding_cost(self.config, height, width, frames, self.dtype, SLICE_FRAMES[0])
 
     @torch.no_grad()
