@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.buckets import Bucket
 from pipeline.coverage import Coverage, merge
+from pipeline.effort import Efforts
 from pipeline.errors import Reason
 from pipeline.identity import stable_hash
 from pipeline.manifest import Guard, Manifest, now, unguarded
@@ -53,6 +54,7 @@ class Tally:
     kept: int = 0
     shards: int = 0
     bytes: int = 0
+    efforts: Efforts = field(default_factory=Efforts)
 
 
 class Committer:
@@ -123,6 +125,8 @@ class Committer:
             self._hold(segment)
         for event in written.events:
             self._note(event)
+        for effort in written.efforts:
+            self.tally.efforts.add(effort)
         if time.monotonic() - self._last >= self._seconds:
             self.commit()
 

@@ -18,7 +18,7 @@ from pipeline.plan import ProbeAnswer
 from pipeline.recipe import Recipe
 from pipeline.runner import LocalRunner, probe_file
 from pipeline.stages.decode import UNIT, make_decode_fn
-from pipeline.stages.encode import Encoder
+from pipeline.stages.encode import Encoder, MakeEncoder, make_vae_encoder
 from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.units import Unit
 
@@ -32,7 +32,11 @@ _PROBE_CPUS = 0.25
 
 
 def make_graph(
-    units: Sequence[Unit], config: Config, recipe: Recipe, packs_per_shard: int
+    units: Sequence[Unit],
+    config: Config,
+    recipe: Recipe,
+    packs_per_shard: int,
+    make_encoder: MakeEncoder = make_vae_encoder,
 ) -> ray.data.Dataset:
     """Sources → decode → encode → write; the driver commits what comes out.
 
@@ -53,7 +57,11 @@ def make_graph(
         )
         .map_batches(
             Encoder,
-            fn_constructor_kwargs={"config": config, "recipe": recipe},
+            fn_constructor_kwargs={
+                "config": config,
+                "recipe": recipe,
+                "make_encoder": make_encoder,
+            },
             batch_size=1,
             num_gpus=run.gpus_per_encoder,
             num_cpus=run.cpus_per_encoder,
@@ -88,8 +96,9 @@ class RayRunner:
     or a run with nothing to do takes none.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, make_encoder: MakeEncoder = make_vae_encoder) -> None:
         self.config = config
+        self._make_encoder = make_encoder
         self._joined = False
 
     def __enter__(self) -> Self:
@@ -170,7 +179,7 @@ class RayRunner:
         self._join()
         self._check_room()
         configure_context(self.config)
-        graph = make_graph(units, self.config, recipe, packs_per_shard)
+        graph = make_graph(units, self.config, recipe, packs_per_shard, self._make_encoder)
         try:
             for row in graph.iter_rows():
                 yield Written.from_json(row[RESULT])

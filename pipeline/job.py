@@ -32,6 +32,7 @@ from pipeline.report import (
 )
 from pipeline.runner import LocalRunner, Runner
 from pipeline.sheet import write_contact_sheet
+from pipeline.stages.encode import MakeEncoder, make_vae_encoder
 from pipeline.stages.write import Written
 from pipeline.storage import Store
 from pipeline.weights import make_contract, resolve_vae
@@ -58,15 +59,17 @@ class JobOptions:
     retry_failed: bool = False
 
 
-def run_job(config: Config, options: JobOptions) -> int:
+def run_job(
+    config: Config, options: JobOptions, make_encoder: MakeEncoder = make_vae_encoder
+) -> int:
     """Bring the cache up to the dataset; returns the process's exit code.
 
     Prints the plan and a summary, last the run's JSON object, to stdout; progress goes to stderr.
-    Raises ``UserError`` when the run cannot start.
+    ``make_encoder`` is for benchmarks. Raises ``UserError`` when the run cannot start.
     """
     try:
         config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
-        with _runner(config) as runner, _sigterm_raises():
+        with _runner(config, make_encoder) as runner, _sigterm_raises():
             return _Job(config, options, runner).run()
     except Terminated:
         return EXIT_TERMINATED
@@ -75,13 +78,13 @@ def run_job(config: Config, options: JobOptions) -> int:
 
 
 @contextlib.contextmanager
-def _runner(config: Config) -> Iterator[Runner]:
+def _runner(config: Config, make_encoder: MakeEncoder) -> Iterator[Runner]:
     if config.run.runner == "local":
-        yield LocalRunner(config)
+        yield LocalRunner(config, make_encoder)
         return
     from pipeline.graph import RayRunner
 
-    with RayRunner(config) as runner:
+    with RayRunner(config, make_encoder) as runner:
         yield runner
 
 
@@ -300,9 +303,11 @@ class _Job:
             bytes=tally.bytes,
             seconds=time.monotonic() - self.started,
             snapshot=snapshot,
+            encoder_busy=tally.efforts.busy_share,
         )
         speed = {} if rate is None else {"encoder_flops": rate.flops, "encoder_flops_run": rate.run}
-        self.record(state, contract, json.dumps({**json.loads(report.to_json()), **speed}))
+        told = {**json.loads(report.to_json()), **speed, **tally.efforts.to_dict()}
+        self.record(state, contract, json.dumps(told))
         if snapshot is not None and tally.windows and self.config.report.contact_sheet_windows:
             path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
             print(f"look at  {path}")

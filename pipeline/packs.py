@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.effort import Effort
 from pipeline.video.facts import VideoFacts
 
 Batch = dict[str, np.ndarray]
@@ -83,12 +84,16 @@ class Event:
 
 @dataclass(frozen=True)
 class PackMeta:
-    """The segments of a pack, in the order of the tensors' first axis, and what rides with them."""
+    """The segments of a pack, in the order of the tensors' first axis, and what rides with them.
+
+    ``effort`` is what the pack took of its encoder, once it has passed one.
+    """
 
     pack_id: str
     segments: tuple[SegmentInfo, ...]
     events: tuple[Event, ...]
     references: tuple[Reference, ...] = ()
+    effort: Effort | None = None
 
     @property
     def sample_ids(self) -> list[str]:
@@ -111,6 +116,7 @@ class PackMeta:
                 Reference(**{**reference, "segment": _segment(reference["segment"])})
                 for reference in fields["references"]
             ),
+            None if fields["effort"] is None else Effort(**fields["effort"]),
         )
 
 

@@ -1,5 +1,6 @@
 """The recipe: the part of the configuration that decides how a source resolves into windows."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -110,7 +111,14 @@ def segment_cap(bucket: Bucket, segment_windows: int, pack_bytes: int) -> int:
 
 
 def latent_values(contract: Contract, bucket: Bucket, frames: int = WINDOW_FRAMES) -> int:
-    """Numbers in one statistic of one window: latent frames × channels × rows × columns."""
+    """Numbers in one statistic of one window."""
+    return math.prod(latent_shape(contract, bucket, frames))
+
+
+def latent_shape(
+    contract: Contract, bucket: Bucket, frames: int = WINDOW_FRAMES
+) -> tuple[int, int, int, int]:
+    """Latent frames, channels, rows and columns of one window."""
     latent_frames = contract.latent_frames if frames == WINDOW_FRAMES else 1
     rows, columns = (side // contract.spatial_factor for side in (bucket.height, bucket.width))
-    return latent_frames * contract.z_channels * rows * columns
+    return latent_frames, contract.z_channels, rows, columns

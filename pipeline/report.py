@@ -86,7 +86,11 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
 
 @dataclass(frozen=True)
 class RunReport:
-    """The run's JSON object: the dataset's state after the run, and what this run wrote."""
+    """The run's JSON object: the dataset's state after the run, and what this run wrote.
+
+    ``encoder_busy`` is the share of the time that encoders worked, start-up apart; None where
+    nothing was encoded.
+    """
 
     run_id: str
     sources: Mapping[str, int]
@@ -95,6 +99,7 @@ class RunReport:
     bytes: int
     seconds: float
     snapshot: int | None
+    encoder_busy: float | None = None
 
     def to_json(self) -> str:
         """One line."""
@@ -107,6 +112,7 @@ class RunReport:
                 "bytes": self.bytes,
                 "seconds": round(self.seconds, 2),
                 "snapshot": self.snapshot,
+                "encoder_busy": None if self.encoder_busy is None else round(self.encoder_busy, 3),
             }
         )
 
@@ -147,6 +153,12 @@ def summary_text(
         lines.insert(2, f"kept     {tally.kept} windows that are as before, in their shards")
     if rate is not None and rate.run == report.run_id:
         lines.append(f"encoded  at {rate.flops / 1e12:.3g} TFLOP/s an encoder, over the whole run")
+    efforts = tally.efforts
+    if efforts.busy_share is not None and efforts.windows_per_second is not None:
+        lines.append(
+            f"busy     encoders worked {efforts.busy_share:.0%} of the time since their first "
+            f"pack, at {efforts.windows_per_second:.3g} windows/s together"
+        )
     if unfinished:
         lines.append(f"  {unfinished} of the failed are unfinished: run again to resume")
     for name, count in tally.reasons.most_common():

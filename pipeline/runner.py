@@ -13,7 +13,7 @@ from pipeline.plan import ProbeAnswer
 from pipeline.reading import open_source
 from pipeline.recipe import Recipe
 from pipeline.stages.decode import UNIT, make_decode_fn
-from pipeline.stages.encode import Encoder
+from pipeline.stages.encode import Encoder, MakeEncoder, make_vae_encoder
 from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.units import Unit
 from pipeline.video.limits import DecodeLimits
@@ -44,8 +44,9 @@ def probe_file(uri: str, pinned: str | None, config: Config) -> ProbeAnswer:
 class LocalRunner:
     """All stages in this process, one unit after the other. For tests, and machines without Ray."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, make_encoder: MakeEncoder = make_vae_encoder) -> None:
         self.config = config
+        self._make_encoder = make_encoder
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
         """Probe in threads."""
@@ -55,7 +56,7 @@ class LocalRunner:
     def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
         """Run the stages as Ray Data would, without it."""
         decode = make_decode_fn(self.config, recipe)
-        encode = Encoder(self.config, recipe)
+        encode = Encoder(self.config, recipe, self._make_encoder)
         write = make_write_fn(self.config, recipe)
         waiting: list[Batch] = []
         for unit in units:

@@ -1,12 +1,19 @@
 """Encode: packs of windows become packs of latents, in an actor that holds one VAE."""
 
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config
+from pipeline.effort import Effort
 from pipeline.encode import Encoded, WindowEncoder
 from pipeline.errors import Reason
 from pipeline.packs import FRAMES, Batch, Event, PackMeta, SegmentInfo, rows, to_batch
@@ -14,17 +21,36 @@ from pipeline.recipe import Recipe
 from pipeline.weights import load_encoder
 
 
-class Encoder:
-    """One replica of the VAE. Called with a batch of one pack; keeps nothing between calls."""
+class EncodesWindows(Protocol):
+    """What turns uint8 windows ``[n, T, H, W, 3]`` and their sample ids into latents."""
 
-    def __init__(self, config: Config, recipe: Recipe) -> None:
-        if config.run.encoder_threads is not None:
-            torch.set_num_threads(config.run.encoder_threads)
-        vae = load_encoder(config.vae, config.storage, recipe.contract.encoder_sha256)
-        if config.run.compile:
-            vae.compile_norms()
+    def __call__(self, frames: np.ndarray, sample_ids: list[str], /) -> Encoded:
+        """Latents of the windows, in their order."""
+
+
+MakeEncoder = Callable[[Config, Recipe], EncodesWindows]
+"""Makes what encodes, where it is to work; travels to the workers of a cluster."""
+
+
+def make_vae_encoder(config: Config, recipe: Recipe) -> EncodesWindows:
+    """The VAE of the configuration, its weights loaded."""
+    if config.run.encoder_threads is not None:
+        torch.set_num_threads(config.run.encoder_threads)
+    vae = load_encoder(config.vae, config.storage, recipe.contract.encoder_sha256)
+    if config.run.compile:
+        vae.compile_norms()
+    return WindowEncoder(vae, recipe.contract, recipe.seed, config.run.micro_batch)
+
+
+class Encoder:
+    """One replica of what encodes. Called with a batch of one pack; keeps nothing between calls."""
+
+    def __init__(
+        self, config: Config, recipe: Recipe, make_encoder: MakeEncoder = make_vae_encoder
+    ) -> None:
         self.recipe = recipe
-        self.encode = WindowEncoder(vae, recipe.contract, recipe.seed, config.run.micro_batch)
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.encode = make_encoder(config, recipe)
 
     def __call__(self, batch: Batch) -> Batch:
         """Latents of one pack; a source with numbers that must not be stored becomes ``failed``."""
@@ -32,8 +58,12 @@ class Encoder:
         if not meta.segments:
             nothing = np.zeros((0, 1, 1, 1, 1), self.recipe.contract.dtype)
             return to_batch(meta, dict.fromkeys(self.recipe.contract.tensors, nothing))
-        encoded = self.encode(tensors[FRAMES], meta.sample_ids)
-        return to_batch(*_without_bad(meta, encoded))
+        frames = tensors[FRAMES]
+        at, begun = time.time(), time.perf_counter()
+        encoded = self.encode(frames, meta.sample_ids)
+        seconds = time.perf_counter() - begun
+        effort = Effort(self.name, at, seconds, len(frames), frames.nbytes)
+        return to_batch(*_without_bad(replace(meta, effort=effort), encoded))
 
 
 def _without_bad(meta: PackMeta, encoded: Encoded) -> tuple[PackMeta, dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.contract import Contract
+from pipeline.effort import Effort
 from pipeline.explain import explained
 from pipeline.packs import Batch, Event, PackMeta, SegmentInfo, rows
 from pipeline.recipe import Recipe
@@ -24,13 +25,14 @@ class Written:
     """What one call of the write stage made durable; nothing of it is committed yet.
 
     ``segments``: rows of the table ``samples`` but for run and time; ``kept``: such rows of windows
-    that lie in earlier shards already.
+    that lie in earlier shards already; ``efforts``: what the packs took of their encoders.
     """
 
     shards: dict[str, int]
     segments: list[dict[str, Any]]
     events: list[Event]
     kept: list[dict[str, Any]] = field(default_factory=list)
+    efforts: list[Effort] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The result as text."""
@@ -41,7 +43,8 @@ class Written:
         """Inverse of ``to_json``."""
         fields = json.loads(text)
         events = [Event(**event) for event in fields["events"]]
-        return cls(fields["shards"], fields["segments"], events, fields["kept"])
+        efforts = [Effort(**effort) for effort in fields["efforts"]]
+        return cls(fields["shards"], fields["segments"], events, fields["kept"], efforts)
 
 
 def make_write_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Batch]:
@@ -54,6 +57,7 @@ def make_write_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Batch]:
         written = Written({}, [], [])
         for meta, tensors in rows(batch):
             written.events.extend(meta.events)
+            written.efforts.extend([] if meta.effort is None else [meta.effort])
             written.kept.extend(
                 _row(r.segment, r.shard, r.first_row, r.checksums, recipe.contract)
                 for r in meta.references

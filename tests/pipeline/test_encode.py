@@ -342,10 +342,9 @@ def test_a_pack_of_events_alone_passes_through(encoder):
 )
 def test_only_the_segment_with_bad_numbers_is_refused(dtype, value, reason, words):
     config = make_config()
-    chosen = Encoder.__new__(Encoder)
-    chosen.recipe = make_recipe(config, dtype=dtype)
+    recipe = make_recipe(config, dtype=dtype)
     model = FakeVAE([0.0, 1.0, 2.0, value, 4.0])
-    chosen.encode = WindowEncoder(model, chosen.recipe.contract, 0, 2)
+    chosen = Encoder(config, recipe, lambda *_: WindowEncoder(model, recipe.contract, 0, 2))
     first = make_segment("a", windows=2)
     bad = make_segment("b", 7, 2)
     last = make_segment("c", windows=1)
@@ -361,9 +360,8 @@ def test_only_the_segment_with_bad_numbers_is_refused(dtype, value, reason, word
 
 
 def test_nothing_is_left_of_a_pack_that_is_bad_altogether():
-    chosen = Encoder.__new__(Encoder)
-    chosen.recipe = make_recipe()
-    chosen.encode = WindowEncoder(FakeVAE([float("nan")] * 2), chosen.recipe.contract, 0, 1)
+    recipe, model = make_recipe(), FakeVAE([float("nan")] * 2)
+    chosen = Encoder(make_config(), recipe, lambda *_: WindowEncoder(model, recipe.contract, 0, 1))
     meta, tensors = encode(chosen, pack(make_segment("a", windows=1), make_segment("b", windows=1)))
     assert meta.segments == ()
     assert [event.source_id for event in meta.events] == ["a", "b"]

@@ -3,6 +3,7 @@ from helpers import SMALL, WIDE, make_facts, make_segment
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.effort import Effort
 from pipeline.packs import (
     FRAMES,
     META,
@@ -54,6 +55,15 @@ METAS = st.builds(
     segments=st.lists(SEGMENTS, max_size=3).map(tuple),
     events=st.lists(EVENTS, max_size=3).map(tuple),
     references=st.lists(REFERENCES, max_size=2).map(tuple),
+    effort=st.none()
+    | st.builds(
+        Effort,
+        encoder=NAMES,
+        begun=st.floats(0, 1e10),
+        seconds=st.floats(0, 1e6),
+        windows=st.integers(0, 2**40),
+        frame_bytes=st.integers(0, 2**40),
+    ),
 )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import report as module
 from pipeline.commit import Tally
+from pipeline.effort import Effort
 from pipeline.errors import Reason, SourceError
 from pipeline.forecast import Forecast, Rate
 from pipeline.known import KnownRun
@@ -126,6 +127,7 @@ def test_the_report_is_one_line_with_the_promised_keys():
         "bytes": 4,
         "seconds": 5.12,
         "snapshot": None,
+        "encoder_busy": None,
     }
 
 
@@ -158,6 +160,18 @@ def test_the_summary_says_why():
     assert "0.25 TFLOP/s" in summary_text(make_plan(), tally, report, "/c", 0, mine)
     assert "TFLOP/s" not in summary_text(make_plan(), tally, report, "/c", 0, earlier)
     assert "3 of the failed are unfinished" in summary_text(make_plan(), tally, report, "/c", 3)
+
+
+def test_the_summary_says_how_busy_encoders_were():
+    tally = Tally()
+    counts = {"total": 1, "ok": 1, "skipped": 0, "failed": 0}
+    report = RunReport("r", counts, 7, 2, 1500, 1.0, 4, encoder_busy=0.75)
+    assert "busy" not in summary_text(make_plan(), tally, report, "/c", 0)
+    tally.efforts.add(Effort("a", 0.0, 2.0, 4, 1))
+    tally.efforts.add(Effort("a", 3.0, 1.0, 2, 1))
+    text = summary_text(make_plan(), tally, report, "/c", 0)
+    assert "worked 75% of the time since their first pack, at 1 windows/s" in text
+    assert json.loads(report.to_json())["encoder_busy"] == 0.75
 
 
 def test_what_is_kept_is_said():
