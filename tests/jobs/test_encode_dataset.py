@@ -90,6 +90,7 @@ def test_the_last_line_is_the_run(config, capsys, tmp_path):
         "bytes",
         "seconds",
         "snapshot",
+        "encoder_busy",
     ]
     shards = list((tmp_path / "cache/data").rglob("*.safetensors"))
     assert report["shards"] == len(shards)
