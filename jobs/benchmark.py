@@ -1,16 +1,17 @@
-"""Measure the parts of the pipeline on this machine.
+"""Measure the pipeline and its parts on this machine.
 
 Examples:
   python jobs/benchmark.py decode clip.mp4 --height 544 --width 992
   python jobs/benchmark.py vae --height 256 --width 256
   python jobs/benchmark.py write s3://bucket/prefix
+  python jobs/benchmark.py pipeline --config configs/t2v_540p.yaml --simulated-encoder 0.22
   python jobs/benchmark.py refresh --sources 100000 300000 1000000
   python -m tests.s3 python jobs/benchmark.py listing s3://t2v/clips --objects 100000
 
-Each command measures one part alone, on this machine and, where it takes any, on your data; what
-it is compared with runs in the same process or beside it, in turns, and medians are told. Every
-command prints a table and, as its last line, one JSON object. `benchmark.py COMMAND --help` says
-what is measured and how.
+Each command measures one part alone, or the whole against its parts, on this machine and, where it
+takes any, on your data; what it is compared with runs in the same process or beside it, in turns,
+and medians are told. Every command prints a table and, as its last line, one JSON object.
+`benchmark.py COMMAND --help` says what is measured and how.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.bench import decode, listing, refresh, vae, write
+from pipeline.bench import decode, listing, pipeline, refresh, vae, write
 from pipeline.cli import Parser
 from pipeline.errors import UserError
 from pipeline.job import EXIT_DONE, EXIT_USAGE
@@ -42,6 +43,7 @@ COMMANDS = MappingProxyType[str, Bench](
         "decode": decode,
         "vae": vae,
         "write": write,
+        "pipeline": pipeline,
         "refresh": refresh,
         "listing": listing,
     }

@@ -110,7 +110,7 @@ def _config(args: argparse.Namespace) -> Config:
 def benchmark_write(config: Config, bucket: Bucket, turns: int) -> None:
     """Measure every way; print a table, and last JSON."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_removed(config))
+        stack.enter_context(removed(config))
         ways: dict[str, Callable[[], Cost]] = {}
         for name in (*FORMATS, PLAIN):
             call = stack.enter_context(process_of_its_own())
@@ -238,7 +238,7 @@ def _segment(index: int, windows: int, bucket: Bucket) -> SegmentInfo:
 
 
 @contextlib.contextmanager
-def _removed(config: Config) -> Iterator[None]:
+def removed(config: Config) -> Iterator[None]:
     """Remove the benchmark's folder at the end. Raises ``UserError`` where none can be."""
     local = Store(config.output.uri, config.storage).local
     filesystem, root = open_filesystem(config.output.uri, config.storage)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.benchmark import main
-from pipeline.bench.write import _removed, latents, write_plainly, write_shard
+from pipeline.bench.write import latents, removed, write_plainly, write_shard
 from pipeline.buckets import Bucket
 from pipeline.packs import rows
 from tests.pipeline.helpers import make_config
@@ -51,7 +51,7 @@ def test_s3(s3, s3_prefix):
     uri = f"s3://{s3_prefix}"
     fields = {"output__shard_bytes": "400kB", "storage__endpoint_url": s3.endpoint}
     config, bucket = make_config(output__uri=uri, **fields), Bucket(32, 48)
-    with _removed(config):
+    with removed(config):
         sizes = {write_plainly(config, bucket), write_shard("parquet", config, bucket)}
         found = s3.filesystem().find(s3_prefix, detail=True).values()
         assert sizes <= {entry["size"] for entry in found}

@@ -1,0 +1,121 @@
+"""Watching this process and all that it starts: CPU time and memory, while something runs."""
+
+import contextlib
+import os
+import threading
+import time
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+SECONDS = 0.5
+"""Time between two looks."""
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class _Process:
+    """One process as seen so far; Ray shows in its name what a worker is at."""
+
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    names: set[str] = field(default_factory=set)
+
+
+class Watch:
+    """Looks at the processes every half second (Linux). A context manager.
+
+    Memory is what a process holds for itself, without Ray's shared memory.
+    """
+
+    def __init__(self) -> None:
+        self._processes: dict[int, _Process] = {}
+        self._times: list[float] = []
+        self._cpu: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look_until_stopped, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def cpu_seconds(self, begin: float, end: float) -> float:
+        """CPU time of all processes between two times of the clock (seconds since the epoch)."""
+        return self._at(end) - self._at(begin)
+
+    def peak_bytes(self, words: tuple[str, ...]) -> dict[str, int]:
+        """Peak memory by kind: this process (``driver``), and workers with a word in their name."""
+        peaks = {"driver": self._processes[os.getpid()].peak_bytes}
+        for process in self._processes.values():
+            for word in words:
+                if any(word in name for name in process.names):
+                    peaks[word] = max(process.peak_bytes, peaks.get(word, 0))
+        return peaks
+
+    def _at(self, moment: float) -> float:
+        """CPU time so far, between looks in proportion."""
+        after = bisect_left(self._times, moment)
+        if after == 0:
+            return self._cpu[0]
+        if after == len(self._times):
+            return self._cpu[-1]
+        begin, end = self._times[after - 1], self._times[after]
+        part = (moment - begin) / (end - begin)
+        return self._cpu[after - 1] + part * (self._cpu[after] - self._cpu[after - 1])
+
+    def _look_until_stopped(self) -> None:
+        while not self._stop.wait(SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        for process in _family():
+            seen = self._processes.setdefault(process, _Process())
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                seen.cpu_seconds = _cpu_seconds(process)
+                seen.peak_bytes = max(seen.peak_bytes, _own_bytes(process))
+                seen.names.add(Path(f"/proc/{process}/cmdline").read_text().split("\0")[0])
+        self._times.append(time.time())
+        self._cpu.append(sum(process.cpu_seconds for process in self._processes.values()))
+
+
+def _family() -> set[int]:
+    """This process and its descendants."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found, waiting = set(), [os.getpid()]
+    while waiting:
+        process = waiting.pop()
+        found.add(process)
+        waiting.extend(children.get(process, []))
+    return found
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _own_bytes(process: int) -> int:
+    sizes = {}
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("RssAnon", "RssFile"):
+            sizes[name] = int(value.split()[0]) * 1024
+    return sum(sizes.values())
