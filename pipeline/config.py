@@ -242,6 +242,7 @@ class RunConfig(_Section):
     decode_tasks: int = Field(default=2, ge=1)
     probe_tasks: int = Field(default=8, ge=1)
     pack_bytes: ByteSize = 64 * 2**20
+    pack_seconds: float = Field(default=4, gt=0)
     task_windows: int = Field(default=96, ge=1)
     commit_seconds: float = Field(default=30, ge=0)
     shard_seconds: float = Field(default=300, gt=0)

@@ -1,7 +1,7 @@
 """The forecast of a plan: windows, bytes per statistic, and encoder time at a stated rate."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +13,6 @@ from pipeline.contract import Contract
 from pipeline.manifest import Manifest
 from pipeline.recipe import latent_values
 from pipeline.weights import vae_config
-from pipeline.windows import WINDOW_FRAMES
 from vae import encoding_cost
 
 ASSUMED_TFLOPS = {"cuda": 350.0, "cpu": 0.05}
@@ -96,19 +95,27 @@ def make_forecast(
     )
 
 
-def packs_per_shard(config: Config, contract: Contract, forecast: Forecast) -> int:
-    """Packs that make a shard: of ``output.shard_bytes``, but no more than some minutes' work.
+def window_seconds(
+    config: Config, manifest: Manifest, buckets: Iterable[Bucket]
+) -> dict[Bucket, float]:
+    """What one window at each bucket is expected to take of an encoder."""
+    wanted = sorted(set(buckets))
+    if not wanted:
+        return {}
+    rate = encoder_rate(config, manifest).flops
+    return {bucket: flop / rate for bucket, flop in window_flop(config, wanted).items()}
+
+
+def packs_per_shard(config: Config, contract: Contract, forecast: Forecast, packs: int) -> int:
+    """Packs of a plan that make a shard: of ``output.shard_bytes``, but no more than some minutes'
+    work.
 
     Work in a shard that is not written yet is lost when a run is killed, so slow encoders write
     smaller shards (``run.shard_seconds``).
     """
-    pixels = WINDOW_FRAMES * 16 * 16 * 3  # bytes of frames for one latent position
-    stored = latent_values(contract, Bucket(16, 16)) * len(contract.tensors)
-    ratio = stored * np.dtype(contract.dtype).itemsize / pixels
-    by_bytes = config.output.shard_bytes / (config.run.pack_bytes * ratio)
     if forecast.windows == 0:
-        return max(1, round(by_bytes))
-    seconds_per_byte = forecast.seconds / (forecast.bytes[contract.statistic] or 1)
-    seconds_per_pack = seconds_per_byte * config.run.pack_bytes * ratio
-    by_time = config.run.shard_seconds / seconds_per_pack if seconds_per_pack else by_bytes
+        return 1
+    by_bytes = config.output.shard_bytes * packs / forecast.bytes[contract.statistic]
+    seconds = forecast.seconds / packs
+    by_time = config.run.shard_seconds / seconds if seconds else by_bytes
     return max(1, round(min(by_bytes, by_time)))

@@ -247,7 +247,7 @@ class _Job:
         """
         if not plan.units:
             return None
-        packs = packs_per_shard(self.config, recipe.contract, forecast)
+        packs = packs_per_shard(self.config, recipe.contract, forecast, plan.packs)
         begun = time.monotonic()
         with ProgressLine(forecast.windows) as progress:
             for written in self.runner.run(plan.units, recipe, packs):

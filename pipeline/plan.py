@@ -14,6 +14,7 @@ from pipeline.compare import compare
 from pipeline.config import Config
 from pipeline.coverage import Coverage, committed_coverage
 from pipeline.errors import SourceError
+from pipeline.forecast import window_seconds
 from pipeline.leases import range_of
 from pipeline.manifest import Manifest
 from pipeline.recipe import Recipe, generation_id
@@ -60,6 +61,11 @@ class Plan:
         return sum(run.windows for source in self.sources.values() for run in source.known)
 
     @property
+    def packs(self) -> int:
+        """Packs that the units are expected to make."""
+        return sum(unit.pack_count for unit in self.units)
+
+    @property
     def windows(self) -> Counter[Bucket]:
         """Estimated windows to encode, by bucket."""
         found: Counter[Bucket] = Counter()
@@ -96,12 +102,14 @@ def make_plan(
     todo, carried = carry_over(manifest, recipe, todo)
     todo = recall_known(manifest, recipe, todo)
     planned = {source.source_id: source for source in todo}
+    buckets = {b for s in todo if not s.coverage.complete(s.buckets) for b in s.buckets}
+    units = make_units(config, recipe, todo, window_seconds(config, manifest, buckets))
     return Plan(
         kinds=found.kinds,
         standing=found.standing,
         sources=planned,
         carried=carried,
-        units=tuple(make_units(config, recipe, planned.values())),
+        units=tuple(units),
         removed=found.removed,
         columns=found.columns,
         total=catalog.sources.num_rows,

@@ -52,7 +52,7 @@ def plan_text(plan: Plan, forecast: Forecast) -> str:
     refused = sum(source.failure is not None for source in plan.sources.values())
     lines.append(
         f"to do: {len(plan.sources)} sources ({refused} of them cannot be opened), "
-        f"about {forecast.windows} windows in {len(plan.units)} tasks"
+        f"about {forecast.windows} windows in {len(plan.units)} tasks and {plan.packs} packs"
     )
     lines += [
         f"  {n:>9}  windows of {bucket.height}x{bucket.width}" for bucket, n in plan.windows.items()

@@ -1,115 +1,179 @@
-"""From sources to units: which windows of which files each decode task takes."""
+"""From sources to units: which windows of which files each decode task takes, and in which order.
 
-from collections.abc import Iterable, Sequence
+Sources of the same buckets lie in one stripe, clips of one file side by side, so that packs and
+shards come out full. Units with the longest work come first, so that none is begun near the end.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.known import KnownRun
-from pipeline.recipe import Recipe, segment_cap
+from pipeline.recipe import Recipe, segment_cap, window_bytes
 from pipeline.sources import SourcePlan
-from pipeline.units import (
-    ClipTask,
-    FileTask,
-    Range,
-    Unit,
-    expected_windows,
-    pack_units,
-    split_ranges,
-)
-from pipeline.windows import WindowGrid
+from pipeline.stripes import Piece, Stripe
+from pipeline.units import ClipTask, Range, Unit, cut_ranges, expected_windows
+from pipeline.windows import WINDOW_FRAMES, WindowGrid
 
-_UNITS_PER_TASK = 3
-"""Units for each concurrent decode task at the least, where the plan is large enough."""
+UNITS_EACH = 8
+"""Units for each concurrent decode task and encoder at the least, where the plan is large enough:
+the last of them to end waits for one unit more than the others."""
+
+_LONG = 2.5
+"""A unit with so many times the windows that are meant for one is begun early."""
+
+_WHOLE_SEGMENTS = 0.75
+"""A pack is cut to whole segments where at least this share of it is left."""
 
 
-def make_units(config: Config, recipe: Recipe, sources: Iterable[SourcePlan]) -> list[Unit]:
-    """Cut the missing windows into decode tasks, sources of one bucket and one file together."""
+def pack_windows(config: Config, bucket: Bucket, window_seconds: float = 0.0) -> int:
+    """Windows of one pack: ``pack_seconds`` of an encoder's work, within ``pack_bytes``.
+
+    A segment fits in any case.
+    """
+    size = config.run.pack_bytes // window_bytes(bucket)
+    if window_seconds > 0:
+        size = min(size, int(config.run.pack_seconds / window_seconds))
+    return max(size, segment_cap(bucket, config.windows.segment_windows, config.run.pack_bytes))
+
+
+def _whole(config: Config, bucket: Bucket, size: int) -> int:
+    """The size of a pack, of whole segments where that costs little."""
+    cap = segment_cap(bucket, config.windows.segment_windows, config.run.pack_bytes)
+    whole = size - size % cap
+    return whole if whole >= _WHOLE_SEGMENTS * size else size
+
+
+def make_units(
+    config: Config,
+    recipe: Recipe,
+    sources: Iterable[SourcePlan],
+    window_seconds: Mapping[Bucket, float] | None = None,
+) -> list[Unit]:
+    """Cut the missing windows into decode tasks.
+
+    ``window_seconds`` is what a window of each bucket is expected to take of an encoder.
+    """
+    stripes = _stripes(config, recipe, sources)
+    windows = sum(p.clip.windows for pieces in stripes.values() for p in pieces)
+    units: list[tuple[tuple[int, int], Unit]] = []
+    for (is_image, buckets), pieces in sorted(stripes.items(), key=_work, reverse=True):
+        sizes = {b: pack_windows(config, b, (window_seconds or {}).get(b, 0.0)) for b in buckets}
+        if is_image:
+            sizes = {bucket: size * WINDOW_FRAMES for bucket, size in sizes.items()}
+        most = _unit_windows(config, windows) * (WINDOW_FRAMES if is_image else 1) // len(buckets)
+        widest = max(buckets, key=lambda bucket: (sizes[bucket], bucket))
+        lead = min(sizes[widest], max(1, most))
+        lead = lead if is_image else _whole(config, widest, lead)
+        packs = max(1, most // lead)
+        asked = tuple(
+            (bucket.name, _even(lead * packs, min(size, lead))) for bucket, size in sizes.items()
+        )
+        segment = min(config.windows.segment_windows, lead)
+        stripe = Stripe(lead, packs, segment, partial(_cut, recipe.grid))
+        for files in stripe.units(pieces):
+            unit = Unit(files, asked)
+            units.append((_rank(unit, lead * packs * len(buckets)), unit))
+    return [unit for _, unit in sorted(units, key=lambda ranked: ranked[0])]  # stable
+
+
+def _work(stripe: tuple[tuple[bool, tuple[Bucket, ...]], Any]) -> tuple[Any, ...]:
+    """Order of stripes: by the pixels of one window."""
+    is_image, buckets = stripe[0]
+    return not is_image, sum(bucket.height * bucket.width for bucket in buckets), buckets
+
+
+def _rank(unit: Unit, size: int) -> tuple[int, int]:
+    """What is much longer than a unit is meant to be comes first, remainders last."""
+    if unit.windows > _LONG * size:
+        return 0, -unit.windows
+    return (1, 0) if 2 * unit.windows >= size else (2, 0)
+
+
+def _unit_windows(config: Config, windows: int) -> int:
+    """Windows of one unit: as configured, or fewer so that a small plan keeps everyone busy."""
+    workers = max(config.run.decode_tasks, config.run.encoders)
+    share = -(-windows // (UNITS_EACH * workers))
+    return min(config.run.task_windows, max(share, config.windows.segment_windows))
+
+
+def _even(whole: int, size: int) -> int:
+    """The size of equal packs that ``whole`` windows fill, at most ``size``."""
+    return -(-whole // -(-whole // size))
+
+
+def _stripes(
+    config: Config, recipe: Recipe, sources: Iterable[SourcePlan]
+) -> dict[tuple[bool, tuple[Bucket, ...]], list[Piece]]:
+    """What is missing by kind and buckets; files in order, and their clips in order of start."""
     by_file: dict[tuple[Any, ...], list[SourcePlan]] = {}
     for source in sources:
         if source.failure is None and not source.coverage.complete(source.buckets):
             by_file.setdefault((source.buckets, *source.file), []).append(source)
-    files = []
+    stripes: dict[tuple[bool, tuple[Bucket, ...]], list[Piece]] = {}
     for (_, uri, pinned), clips in sorted(by_file.items(), key=lambda item: str(item[0])):
         clips.sort(key=lambda clip: (clip.start or 0.0, clip.source_id))
-        files.extend(_file_tasks(config, recipe, uri, pinned, clips))
-    return pack_units(files, _unit_windows(config, files))
+        for source in clips:
+            # Nothing but decoding from the start tells which of a source's own frames is the n-th.
+            splittable = recipe.fps is not None and not source.is_image
+            for task in _clip_tasks(recipe, source):
+                piece = Piece(uri, pinned, task, splittable, alone=len(clips) == 1)
+                stripes.setdefault((source.is_image, task.buckets), []).append(piece)
+    return stripes
 
 
-def _unit_windows(config: Config, files: Sequence[FileTask]) -> int:
-    """Windows of one unit: as configured, or fewer so that a small plan keeps all tasks busy."""
-    total = sum(clip.windows for file in files for clip in file.clips)
-    even = -(-total // (_UNITS_PER_TASK * config.run.decode_tasks))
-    return min(config.run.task_windows, max(even, config.windows.segment_windows))
-
-
-def _file_tasks(
-    config: Config, recipe: Recipe, uri: str, pinned: str | None, clips: list[SourcePlan]
-) -> list[FileTask]:
-    """The file's clips in as few tasks as ``run.task_windows`` allows.
-
-    Pieces of one clip are for different tasks: within a task a source is one clip.
-    """
-    tasks: list[FileTask] = []
-    together: list[ClipTask] = []
-    for clip in clips:
-        for piece in _clip_tasks(config, recipe, clip):
-            filled = sum(task.windows for task in together)
-            full = filled + piece.windows > config.run.task_windows
-            if together and (full or together[-1].source_id == piece.source_id):
-                tasks.append(FileTask(uri, pinned, tuple(together)))
-                together = []
-            together.append(piece)
-    tasks.append(FileTask(uri, pinned, tuple(together)))
-    return tasks
-
-
-def _clip_tasks(config: Config, recipe: Recipe, source: SourcePlan) -> list[ClipTask]:
-    """The missing windows of one source, in pieces for different tasks; buckets that lack the same
-    windows share a task.
-
-    A source that keeps its own frames is one piece: nothing but decoding it from the start tells
-    which frame is the n-th.
-    """
+def _clip_tasks(recipe: Recipe, source: SourcePlan) -> list[ClipTask]:
+    """The missing windows of one source; buckets that lack the same windows share a task."""
     estimate = source.estimated_windows(recipe)
-    splittable = recipe.fps is not None or source.is_image
     lacking: dict[tuple[Range, ...], list[Bucket]] = {}
     for bucket in source.buckets:
         lacking.setdefault(source.coverage.missing((bucket,)), []).append(bucket)
-    tasks: list[ClipTask] = []
-    for missing, buckets in lacking.items():
-        if not missing:
-            continue
-        caps = [
-            segment_cap(b, config.windows.segment_windows, config.run.pack_bytes) for b in buckets
-        ]
-        size = max(max(caps), config.run.task_windows // max(caps) * max(caps))
-        pieces = split_ranges(missing, estimate, size) if splittable else [list(missing)]
-        tasks.extend(_clip_task(source, recipe.grid, buckets, p, estimate) for p in pieces)
-    return tasks
+    return [
+        ClipTask(
+            source_id=source.source_id,
+            generation=source.generation,
+            version=source.version,
+            start=source.start,
+            end=source.end,
+            ranges=tuple(missing),
+            buckets=tuple(buckets),
+            expected_size=source.display_size,
+            windows=max(1, expected_windows(missing, estimate)) * len(buckets),
+            known=_known(source.known, missing, recipe.grid),
+        )
+        for missing, buckets in lacking.items()
+        if missing
+    ]
 
 
-def _clip_task(
-    source: SourcePlan, grid: WindowGrid, buckets: list[Bucket], piece: list[Range], estimate: int
-) -> ClipTask:
-    return ClipTask(
-        source_id=source.source_id,
-        generation=source.generation,
-        version=source.version,
-        start=source.start,
-        end=source.end,
-        ranges=tuple(piece),
-        buckets=tuple(buckets),
-        expected_size=source.display_size,
-        windows=max(1, expected_windows(piece, estimate)) * len(buckets),
-        known=tuple(run for run in source.known if _within(run, piece, grid)),
+def _cut(grid: WindowGrid, clip: ClipTask, windows: int) -> tuple[ClipTask, ClipTask]:
+    """A clip behind so many of its windows, fewer than it has."""
+    count = len(clip.buckets)
+    head, tail = cut_ranges(clip.ranges, windows)
+    return (
+        replace(clip, ranges=head, windows=windows * count, known=_known(clip.known, head, grid)),
+        replace(
+            clip,
+            ranges=tail,
+            windows=clip.windows - windows * count,
+            known=_known(clip.known, tail, grid),
+        ),
     )
 
 
-def _within(run: KnownRun, piece: list[Range], grid: WindowGrid) -> bool:
-    """Whether windows of the piece may begin with the frames that the run's samples begin with."""
+def _known(
+    runs: Sequence[KnownRun], ranges: Sequence[Range], grid: WindowGrid
+) -> tuple[KnownRun, ...]:
+    return tuple(run for run in runs if _within(run, ranges, grid))
+
+
+def _within(run: KnownRun, ranges: Sequence[Range], grid: WindowGrid) -> bool:
+    """Whether windows of the ranges may begin with the frames that the run's samples begin with."""
     low, high = run.first_frames
     return any(
         high >= grid.first_frame_needed(first) and (stop is None or low < stop * grid.stride)
-        for first, stop in piece
+        for first, stop in ranges
     )

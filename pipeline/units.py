@@ -1,6 +1,7 @@
 """Units: the decode tasks of a plan, each a few files with the clips and windows wanted of them."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,30 +42,45 @@ class FileTask:
 
 @dataclass(frozen=True)
 class Unit:
-    """One decode task: what it yields follows from this and the files' bytes alone."""
+    """One decode task: what it yields follows from this and the files' bytes alone.
+
+    ``packs`` holds the windows of a pack by the name of the bucket (images count as windows).
+    """
 
     files: tuple[FileTask, ...]
+    packs: tuple[tuple[str, int], ...] = ()
 
     @property
     def windows(self) -> int:
         """Estimated windows."""
         return sum(clip.windows for file in self.files for clip in file.clips)
 
+    @property
+    def pack_count(self) -> int:
+        """Packs that they are expected to make."""
+        windows: Counter[str] = Counter()
+        for file in self.files:
+            for clip in file.clips:
+                for bucket in clip.buckets:
+                    windows[bucket.name] += clip.windows // len(clip.buckets)
+        sizes = dict(self.packs)
+        return sum(-(-count // sizes.get(bucket, count)) for bucket, count in windows.items())
+
     def to_json(self) -> str:
         """The unit as text, as it travels to a decode task."""
-        return json.dumps(
-            [[f.uri, f.pinned_version, [_clip_fields(c) for c in f.clips]] for f in self.files],
-            separators=(",", ":"),
-        )
+        files = [[f.uri, f.pinned_version, [_clip_fields(c) for c in f.clips]] for f in self.files]
+        return json.dumps([files, self.packs], separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Unit":
         """Inverse of ``to_json``."""
+        files, packs = json.loads(text)
         return cls(
             tuple(
                 FileTask(uri, pinned, tuple(_clip_from(fields) for fields in clips))
-                for uri, pinned, clips in json.loads(text)
-            )
+                for uri, pinned, clips in files
+            ),
+            tuple((bucket, windows) for bucket, windows in packs),
         )
 
 
@@ -100,49 +116,25 @@ def _clip_from(fields: list[Any]) -> ClipTask:
     )
 
 
-def split_ranges(ranges: Sequence[Range], estimate: int, size: int) -> list[list[Range]]:
-    """Cut wanted ranges into pieces of about ``size`` windows, for different tasks.
+def cut_ranges(
+    ranges: Sequence[Range], windows: int
+) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
+    """Cut wanted ranges behind the first ``windows``, of which there must be more.
 
-    ``estimate`` is the header's number of windows. Only the last piece is open-ended, so that a
-    source that is longer than its header is still encoded to its end.
+    Only what is behind the cut may be open-ended, so that a source that is longer than its header
+    is still encoded to its end.
     """
-    pieces: list[list[Range]] = []
-    for first, stop in ranges:
-        last = max(first, estimate) if stop is None else stop
-        cuts = list(range(first, last, size)) or [first]
-        for begin, end in zip(cuts, [*cuts[1:], stop], strict=True):
-            pieces.append([(begin, end)])
-    return _merge_small(pieces, estimate, size)
-
-
-def _merge_small(pieces: list[list[Range]], estimate: int, size: int) -> list[list[Range]]:
-    """Join neighbouring pieces (gaps of an interrupted run) while they stay within ``size``."""
-    merged: list[list[Range]] = []
-    for piece in pieces:
-        if merged and expected_windows([*merged[-1], *piece], estimate) <= size:
-            merged[-1].extend(piece)
-        else:
-            merged.append(list(piece))
-    return merged
+    head: list[Range] = []
+    for index, (first, stop) in enumerate(ranges):
+        if stop is None or stop - first > windows:
+            middle = first + windows
+            head.extend([(first, middle)] if windows else [])
+            return tuple(head), ((middle, stop), *ranges[index + 1 :])
+        head.append((first, stop))
+        windows -= stop - first
+    raise ValueError(f"{ranges} have no windows behind the cut")
 
 
 def expected_windows(ranges: Iterable[Range], estimate: int) -> int:
     """Windows in ranges, where ``estimate`` stands for the end of the data."""
     return sum((max(first, estimate) if stop is None else stop) - first for first, stop in ranges)
-
-
-def pack_units(files: Iterable[FileTask], task_windows: int) -> list[Unit]:
-    """Fill units with files, in the order given, up to about ``task_windows`` windows each."""
-    units: list[Unit] = []
-    current: list[FileTask] = []
-    filled = 0
-    for file in files:
-        windows = sum(clip.windows for clip in file.clips)
-        if current and filled + windows > task_windows:
-            units.append(Unit(tuple(current)))
-            current, filled = [], 0
-        current.append(file)
-        filled += windows
-    if current:
-        units.append(Unit(tuple(current)))
-    return units

@@ -22,7 +22,7 @@ from pipeline.packs import (
     to_batch,
 )
 from pipeline.reading import open_source
-from pipeline.recipe import Recipe, segment_cap
+from pipeline.recipe import Recipe, segment_cap, window_bytes
 from pipeline.units import ClipTask, FileTask, Unit
 from pipeline.video.decode import (
     ClipEnd,
@@ -55,7 +55,7 @@ def make_decode_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Iterator
 
 
 def _decode_unit(unit: Unit, config: Config, recipe: Recipe) -> Iterator[Batch]:
-    packer = _Packer(config.run.pack_bytes)
+    packer = _Packer(dict(unit.packs), config.run.pack_bytes)
     for file in unit.files:
         tasks = {clip.source_id: clip for clip in file.clips}
         known = {clip.source_id: places(clip.known) for clip in file.clips}
@@ -160,8 +160,12 @@ def _failed(found: ClipFailure, clip: ClipTask) -> Event:
 
 @dataclass
 class _Packer:
-    """Collects segments per bucket; gives a pack away when the next segment would not fit."""
+    """Collects segments per bucket into packs of the planned windows.
 
+    A segment that a pack has no room for is cut where the pack is full.
+    """
+
+    sizes: Mapping[str, int]
     pack_bytes: int
     events: list[Event] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
@@ -181,11 +185,20 @@ class _Packer:
 
     def add(self, frames: Frames, info: SegmentInfo) -> Iterator[Batch]:
         key = (Bucket.parse(info.bucket), info.frames)
-        waiting = self.open.setdefault(key, [])
-        held = sum(other.nbytes for other, _ in waiting)
-        if waiting and held + frames.nbytes > self.pack_bytes:
-            yield self._pack(key)
-        self.open.setdefault(key, []).append((frames, info))
+        size = self._size(*key)
+        while info.windows:
+            waiting = self.open.setdefault(key, [])
+            held = sum(part.windows for _, part in waiting)
+            taken = min(size - held, info.windows)
+            waiting.append((frames[:taken], info.part(0, taken)))
+            frames, info = frames[taken:], info.part(taken, info.windows)
+            if held + taken == size:
+                yield self._pack(key)
+
+    def _size(self, bucket: Bucket, frames: int) -> int:
+        """Windows of a pack: as planned, else as many as its bytes allow."""
+        most = max(1, self.pack_bytes // window_bytes(bucket, frames))
+        return min(most, self.sizes.get(bucket.name, most))
 
     def finish(self) -> Iterator[Batch]:
         for key in sorted(self.open):

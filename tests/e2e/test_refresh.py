@@ -234,14 +234,14 @@ def test_captions_are_appended_and_nothing_else(world):
 
 
 def test_a_kill_amid_a_change_of_the_rate_encodes_nothing_twice(world):
-    """The tables are put back to where a kill after the first commit leaves them."""
+    """The tables are put back to where a kill after the second commit leaves them."""
     drifting(world)
     world.changes |= {"output__shard_bytes": 1, "run__pack_bytes": 100_000}
     tables = {name: DeltaTable(world.folder / "cache" / name) for name in ("samples", "sources")}
     before = {name: table.version() for name, table in tables.items()}
     assert world.run()["windows"] == 6
     wanted = world.cache().samples()
-    for name, commits in (("samples", 1), ("sources", 0)):
+    for name, commits in (("samples", 2), ("sources", 0)):
         tables[name].update_incremental()
         tables[name].restore(before[name] + commits)
     (world.folder / "cache" / "snapshots" / "2.json").unlink()

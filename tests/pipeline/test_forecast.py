@@ -5,7 +5,6 @@ import torch
 from helpers import EPOCH, SMALL, TALL, WIDE, make_config, make_contract, make_manifest
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.buckets import Bucket
 from pipeline.errors import UserError
 from pipeline.forecast import (
     ASSUMED_TFLOPS,
@@ -15,6 +14,7 @@ from pipeline.forecast import (
     make_forecast,
     packs_per_shard,
     window_flop,
+    window_seconds,
 )
 from pipeline.weights import load_vae
 
@@ -127,38 +127,25 @@ def forecast(windows, seconds, stored):
     return Forecast(windows, {"moments": stored}, 1.0, seconds, Rate(1.0, ""))
 
 
-def config(**fields):
-    return make_config(run__pack_bytes=10 * 2**20, run__shard_seconds=10**6, **fields)
-
-
-def pack_stored(contract, pack_bytes):
-    """Bytes of latents that a pack full of frames becomes."""
-    bucket = Bucket(128, 128)
-    windows = pack_bytes / (17 * bucket.height * bucket.width * 3)
-    values = 3 * contract.z_channels * (bucket.height // 16) * (bucket.width // 16)
-    return windows * values * len(contract.tensors) * (2 if contract.dtype == "float16" else 4)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("statistic", ["moments", "mean"])
-def test_packs_fill_a_shard(dtype, statistic):
-    contract = make_contract(z_channels=64, dtype=dtype, statistic=statistic)
-    for shard_bytes in (10**6, 10**8):
-        chosen = config(output__shard_bytes=shard_bytes)
-        packs = packs_per_shard(chosen, contract, forecast(0, 0.0, 0))
-        wanted = shard_bytes / pack_stored(contract, chosen.run.pack_bytes)
-        assert packs == max(1, round(wanted))
+def test_packs_fill_a_shard():
+    contract, found = make_contract(), forecast(1000, 1.0, 10**9)
+    for shard_bytes, packs in ((10**8, 20), (10**7, 2), (10**9, 200), (10**4, 1)):
+        chosen = make_config(output__shard_bytes=shard_bytes, run__shard_seconds=10**6)
+        assert packs_per_shard(chosen, contract, found, 200) == packs
 
 
 def test_a_slow_encoder_writes_smaller_shards():
-    contract = make_contract(z_channels=64)
-    chosen = config(output__shard_bytes=10**9).model_copy()
-    stored = pack_stored(contract, chosen.run.pack_bytes)
-    hundred = forecast(1000, seconds=2000.0, stored=round(100 * stored))  # 20 s a pack
-    fast = packs_per_shard(chosen, contract, hundred)
-    slow = make_config(
-        output__shard_bytes=10**9, run__pack_bytes=chosen.run.pack_bytes, run__shard_seconds=100
-    )
-    assert packs_per_shard(slow, contract, hundred) == 5 < fast
-    glacial = forecast(1000, seconds=10**9, stored=round(100 * stored))
-    assert packs_per_shard(slow, contract, glacial) == 1
+    contract = make_contract()
+    slow = make_config(output__shard_bytes=10**9, run__shard_seconds=100)
+    hundred = forecast(1000, seconds=2000.0, stored=10**9)  # 20 s a pack
+    assert packs_per_shard(slow, contract, hundred, 100) == 5
+    assert packs_per_shard(slow, contract, forecast(1000, 10**9, 10**9), 100) == 1
+    assert packs_per_shard(slow, contract, forecast(0, 0.0, 0), 0) == 1
+
+
+def test_what_a_window_takes_follows_from_the_rate(manifest):
+    config = make_config(forecast__tflops_per_encoder=2)
+    flop = window_flop(config, [SMALL, WIDE])
+    found = window_seconds(config, manifest, [WIDE, SMALL, WIDE])
+    assert found == {bucket: pytest.approx(flop[bucket] / 2e12) for bucket in flop}
+    assert window_seconds(config, manifest, []) == {}

@@ -261,11 +261,12 @@ PIECES = st.lists(
 
 
 @settings(max_examples=40)
-@given(pieces=PIECES, room=st.integers(1, 6))
-def test_packs_hold_every_segment_whole_within_their_size(pieces, room):
-    packer = stage._Packer(room * WINDOW)
-    firsts, batches = {}, []
-    wanted = []
+@given(pieces=PIECES, sizes=st.tuples(st.integers(1, 6), st.none() | st.integers(1, 9)))
+def test_packs_are_full_and_hold_every_window_once(pieces, sizes):
+    small, wide = sizes
+    planned = {SMALL.name: small} | ({} if wide is None else {WIDE.name: wide})
+    packer = stage._Packer(planned, 8 * WINDOW)
+    firsts, batches, wanted = {}, [], []
     for number, (bucket, windows, source) in enumerate(pieces):
         first = firsts.get((source, bucket), 0)
         firsts[source, bucket] = first + windows
@@ -273,17 +274,36 @@ def test_packs_hold_every_segment_whole_within_their_size(pieces, room):
         info = stage._describe(segment, clip(source), make_recipe(), None)
         packer.events.append(Event("end", str(number), "g"))
         batches += list(packer.add(segment.frames, info))
-        wanted.append((source, bucket.name, first, windows))
+        wanted += [(source, bucket.name, first + n) for n in range(windows)]
     batches += list(packer.finish())
     packs = [found for batch in batches for found in rows(batch)]
-    assert sorted(windows_of(packs)) == sorted(wanted)
+    parts = windows_of(packs)
+    found = [(source, bucket, first + n) for source, bucket, first, m in parts for n in range(m)]
+    assert sorted(found) == sorted(wanted)
     assert [e.source_id for e in events_of(packs)] == [str(n) for n in range(len(pieces))]
     assert len({meta.pack_id for meta, _ in packs}) == len(packs)
+    limits = {SMALL.name: small, WIDE.name: min(4, wide or 4)}  # 8 windows' bytes at the most
+    held = {SMALL.name: [], WIDE.name: []}
     for meta, tensors in packs:
         assert len({s.bucket for s in meta.segments}) <= 1
-        assert tensors[FRAMES].nbytes <= room * WINDOW or len(meta.segments) == 1
         values = [s.first_window + n for s in meta.segments for n in range(s.windows)]
         assert tensors[FRAMES][:, 0, 0, 0, 0].tolist() == values
+        if meta.segments:
+            held[meta.segments[0].bucket].append(len(values))
+    for bucket, counts in held.items():
+        assert all(count == limits[bucket] for count in counts[:-1])
+        assert not counts or counts[-1] <= limits[bucket]
+
+
+def test_images_fill_a_pack_as_windows_of_one_frame():
+    packer = stage._Packer({}, 2 * WINDOW)
+    made = []
+    for number in range(40):
+        segment = decoded(str(number), 0, 1, length=1, last=True)
+        info = stage._describe(segment, clip(str(number)), make_recipe(), 1)
+        made += list(packer.add(segment.frames, info))
+    made += list(packer.finish())
+    assert [len(meta.segments) for batch in made for meta, _ in rows(batch)] == [34, 6]
 
 
 def test_decoding_again_gives_the_same_packs(run):

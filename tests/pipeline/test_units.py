@@ -1,12 +1,11 @@
-from itertools import pairwise
-
+import pytest
 from helpers import SMALL, TALL, WIDE, intervals, members
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.coverage import merge
 from pipeline.known import KnownRun
-from pipeline.units import ClipTask, FileTask, Unit, pack_units, split_ranges
+from pipeline.units import ClipTask, FileTask, Unit, cut_ranges
 
 WANTED = st.tuples(st.lists(intervals(), max_size=6), st.booleans()).map(
     lambda drawn: _wanted(*drawn)
@@ -48,34 +47,32 @@ def _wanted(spans, is_open):
     return merged
 
 
-@given(WANTED, st.integers(0, 60), st.integers(1, 20))
-def test_pieces_partition_the_wanted_windows(wanted, estimate, size):
-    pieces = split_ranges(wanted, estimate, size)
-    flat = [span for piece in pieces for span in piece]
-    windows = [n for span in flat for n in members([span])]
-    assert len(windows) == len(set(windows))
-    assert set(windows) == members(wanted)
+@given(WANTED, st.integers(1, 60))
+def test_a_cut_parts_the_wanted_windows(wanted, windows):
+    total = sum(stop - first for first, stop in wanted if stop is not None)
+    if wanted[-1][1] is not None and total <= windows:
+        with pytest.raises(ValueError, match="behind the cut"):
+            cut_ranges(wanted, windows)
+        return
+    head, tail = cut_ranges(wanted, windows)
+    assert sum(stop - first for first, stop in head) == windows
+    assert members(head) | members(tail) == members(wanted)
+    assert not members(head) & members(tail)
+    flat = [*head, *tail]
     assert flat == sorted(flat, key=lambda span: span[0])
-    assert [span for span in flat[:-1] if span[1] is None] == []
-    assert (flat[-1][1] is None) == (wanted[-1][1] is None)
+    assert all(stop is None or first < stop for first, stop in flat)
+    assert tail[-1][1] == wanted[-1][1]
 
 
-@given(WANTED, st.integers(0, 60), st.integers(1, 20))
-def test_no_piece_is_expected_to_exceed_the_size(wanted, estimate, size):
-    for piece in split_ranges(wanted, estimate, size):
-        expected = sum((max(a, estimate) if b is None else b) - a for a, b in piece)
-        assert expected <= size
+def test_a_cut_leaves_what_is_behind_it_open():
+    assert cut_ranges([(2, 5), (7, None)], 4) == (((2, 5), (7, 8)), ((8, None),))
+    assert cut_ranges([(2, 5), (7, None)], 3) == (((2, 5),), ((7, None),))
 
 
-def test_a_long_source_is_cut_on_multiples_and_left_open():
-    assert split_ranges([(0, None)], 30, 12) == [[(0, 12)], [(12, 24)], [(24, None)]]
+PACKS = st.lists(st.tuples(st.text(max_size=5), st.integers(1, 99)), max_size=2).map(tuple)
 
 
-def test_gaps_of_an_interrupted_run_share_a_piece():
-    assert split_ranges([(2, 3), (5, 7), (20, None)], 20, 12) == [[(2, 3), (5, 7), (20, None)]]
-
-
-@given(st.lists(FILES, max_size=3).map(lambda files: Unit(tuple(files))))
+@given(st.builds(Unit, st.lists(FILES, max_size=3).map(tuple), PACKS))
 def test_units_travel_as_text_unchanged(unit):
     found = Unit.from_json(unit.to_json())
     assert found == unit
@@ -93,13 +90,11 @@ def test_units_of_other_content_are_other_texts(clip):
     assert len(units) == 8
 
 
-@given(st.lists(FILES, max_size=12), st.integers(1, 40))
-def test_units_hold_all_files_in_order_and_are_well_filled(files, limit):
-    units = pack_units(files, limit)
-    assert [file for unit in units for file in unit.files] == files
-    for unit in units:
-        assert unit.files
-        assert unit.windows <= limit or len(unit.files) == 1
-    for unit, following in pairwise(units):
-        first = sum(clip.windows for clip in following.files[0].clips)
-        assert unit.windows + first > limit
+def test_a_unit_counts_its_packs():
+    def task(name, windows, *buckets):
+        return ClipTask(name, "g", "v", None, None, ((0, None),), buckets, None, windows)
+
+    files = (FileTask("a", None, (task("s", 10, SMALL, WIDE), task("t", 8, SMALL))),)
+    packs = ((SMALL.name, 4), (WIDE.name, 2))
+    assert Unit(files, packs).pack_count == 4 + 3
+    assert Unit(files).pack_count == 2
