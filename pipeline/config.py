@@ -239,6 +239,7 @@ class RunConfig(_Section):
     encoder_threads: int | None = Field(default=None, ge=1)
     micro_batch: Annotated[PositiveInt | None, BeforeValidator(_parse_auto)] = None
     compile: bool = False
+    decode: Literal["auto", "stage", "in_actor"] = "auto"
     decode_tasks: int = Field(default=2, ge=1)
     probe_tasks: int = Field(default=8, ge=1)
     pack_bytes: ByteSize = 64 * 2**20

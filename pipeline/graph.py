@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import ray
 import ray.data
@@ -14,11 +14,17 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoo
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.measured import NOTHING, Decode, Measured, choose_decode
 from pipeline.plan import ProbeAnswer
 from pipeline.recipe import Recipe
 from pipeline.runner import LocalRunner, probe_file
 from pipeline.stages.decode import UNIT, make_decode_fn
 from pipeline.stages.encode import Encoder, MakeEncoder, make_vae_encoder
+from pipeline.stages.in_actor import (
+    DecodingEncoder,
+    decoders_beside,
+    threads_of_an_encoder,
+)
 from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.units import Unit
 
@@ -37,41 +43,62 @@ def make_graph(
     recipe: Recipe,
     packs_per_shard: int,
     make_encoder: MakeEncoder = make_vae_encoder,
+    decode: Decode = "stage",
 ) -> ray.data.Dataset:
     """Sources → decode → encode → write; the driver commits what comes out.
 
     Rows are units, then packs, then write results. Decode and encode ask for different resources,
-    so that Ray Data never fuses them into one operator: that would serialise them.
+    so that Ray Data never fuses them into one operator: that would serialise them. With ``decode``
+    ``in_actor`` they are one on purpose, of threads.
     """
+    rows = ray.data.from_items(
+        [{UNIT: unit.to_json()} for unit in units], override_num_blocks=len(units)
+    )
+    arguments = {"config": config, "recipe": recipe, "make_encoder": make_encoder}
+    encoded = (_in_actor if decode == "in_actor" else _in_stages)(rows, config, arguments)
+    return encoded.map_batches(
+        make_write_fn(config, recipe), batch_size=packs_per_shard, num_cpus=_WRITE_CPUS
+    )
+
+
+def _in_stages(
+    rows: ray.data.Dataset, config: Config, arguments: dict[str, Any]
+) -> ray.data.Dataset:
+    """Decode in tasks; frames go to the encoders through the object store."""
     run = config.run
-    return (
-        ray.data.from_items(
-            [{UNIT: unit.to_json()} for unit in units], override_num_blocks=len(units)
-        )
-        .map_batches(
-            make_decode_fn(config, recipe),
-            batch_size=1,
-            num_cpus=_DECODE_CPUS,
-            max_calls=_CODEC_RECYCLE_CALLS,
-            compute=TaskPoolStrategy(size=min(run.decode_tasks, len(units))),
-        )
-        .map_batches(
-            Encoder,
-            fn_constructor_kwargs={
-                "config": config,
-                "recipe": recipe,
-                "make_encoder": make_encoder,
-            },
-            batch_size=1,
-            num_gpus=run.gpus_per_encoder,
-            num_cpus=run.cpus_per_encoder,
-            compute=ActorPoolStrategy(size=run.encoders),
-        )
-        .map_batches(
-            make_write_fn(config, recipe),
-            batch_size=packs_per_shard,
-            num_cpus=_WRITE_CPUS,
-        )
+    return rows.map_batches(
+        make_decode_fn(config, arguments["recipe"]),
+        batch_size=1,
+        num_cpus=_DECODE_CPUS,
+        max_calls=_CODEC_RECYCLE_CALLS,
+        compute=TaskPoolStrategy(size=run.decode_tasks),
+    ).map_batches(
+        Encoder,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        num_gpus=run.gpus_per_encoder,
+        num_cpus=run.cpus_per_encoder,
+        compute=ActorPoolStrategy(size=run.encoders),
+    )
+
+
+def _in_actor(
+    rows: ray.data.Dataset, config: Config, arguments: dict[str, Any]
+) -> ray.data.Dataset:
+    """Decode in threads beside the encoder; units go to the encoders."""
+    run, threads = config.run, threads_of_an_encoder(config)
+    return rows.map_batches(
+        DecodingEncoder,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        num_gpus=run.gpus_per_encoder,
+        num_cpus=run.cpus_per_encoder + decoders_beside(config) * _DECODE_CPUS,
+        compute=ActorPoolStrategy(
+            size=run.encoders,
+            max_concurrent_calls_per_actor=threads,
+            max_tasks_in_flight_per_actor=threads + 1,
+            enable_true_multi_threading=True,
+        ),
     )
 
 
@@ -145,14 +172,15 @@ class RayRunner:
         answers = ray.get([probe_chunk.remote(chunk) for chunk in chunks])
         return [answer for chunk in answers for answer in chunk]
 
-    def _check_room(self) -> None:
+    def _check_room(self, decode: Decode) -> None:
         """Whether encoders and one task of each other kind fit, or the run would wait forever.
 
         A cluster of its own never grows; one that was joined may, so that is told and waited for.
         """
         run = self.config.run
+        decoders = 1 if decode == "stage" else run.encoders * decoders_beside(self.config)
         wanted = {
-            "CPU": run.encoders * run.cpus_per_encoder + _DECODE_CPUS + _WRITE_CPUS,
+            "CPU": run.encoders * run.cpus_per_encoder + decoders * _DECODE_CPUS + _WRITE_CPUS,
             "GPU": run.encoders * run.gpus_per_encoder,
         }
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -165,21 +193,30 @@ class RayRunner:
             return
         message = (
             f"the cluster has no room for the run: {'; '.join(short)}. Lower run.encoders, "
-            "run.cpus_per_encoder or run.gpus_per_encoder, or set run.num_cpus"
+            "run.cpus_per_encoder or run.gpus_per_encoder (with run.decode: in_actor "
+            "run.decode_tasks too), or set run.num_cpus"
         )
         if not os.environ.get("RAY_ADDRESS"):
             raise UserError(message)
         print(f"warning: {message}; waiting for more nodes", file=sys.stderr)
 
-    def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
+    def run(
+        self,
+        units: Sequence[Unit],
+        recipe: Recipe,
+        packs_per_shard: int,
+        measured: Measured = NOTHING,
+    ) -> Iterator[Written]:
         """Execute the graph; yields write results as they become durable.
 
         Raises ``UserError`` when a local cluster has no room for the run.
         """
         self._join()
-        self._check_room()
+        store: float = ray.cluster_resources().get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
+        decode = choose_decode(self.config, measured, store)
+        self._check_room(decode)
         configure_context(self.config)
-        graph = make_graph(units, self.config, recipe, packs_per_shard, self._make_encoder)
+        graph = make_graph(units, self.config, recipe, packs_per_shard, self._make_encoder, decode)
         try:
             for row in graph.iter_rows():
                 yield Written.from_json(row[RESULT])

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
 from pipeline.leases import LeaseLostError, Leases
 from pipeline.manifest import Guard, Manifest, now, unguarded
+from pipeline.measured import measured_before
 from pipeline.plan import Plan, ProbeAnswer, make_plan
 from pipeline.recipe import Recipe
 from pipeline.report import (
@@ -248,9 +249,10 @@ class _Job:
         if not plan.units:
             return None
         packs = packs_per_shard(self.config, recipe.contract, forecast, plan.packs)
+        measured = measured_before(self.manifest)
         begun = time.monotonic()
         with ProgressLine(forecast.windows) as progress:
-            for written in self.runner.run(plan.units, recipe, packs):
+            for written in self.runner.run(plan.units, recipe, packs, measured):
                 self.require_shards(written)
                 committer.add(written)
                 progress.update(committer.tally)

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.errors import SourceError
+from pipeline.measured import NOTHING, Measured
 from pipeline.packs import Batch
 from pipeline.plan import ProbeAnswer
 from pipeline.reading import open_source
@@ -27,7 +28,13 @@ class Runner(Protocol):
         """Header facts of files, given as (URI, pinned version or None), in the same order."""
         ...
 
-    def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
+    def run(
+        self,
+        units: Sequence[Unit],
+        recipe: Recipe,
+        packs_per_shard: int,
+        measured: Measured = NOTHING,
+    ) -> Iterator[Written]:
         """Decode, encode and write; results come in any order."""
         ...
 
@@ -53,7 +60,13 @@ class LocalRunner:
         with ThreadPoolExecutor(self.config.run.probe_tasks) as pool:
             return list(pool.map(lambda file: probe_file(file[0], file[1], self.config), files))
 
-    def run(self, units: Sequence[Unit], recipe: Recipe, packs_per_shard: int) -> Iterator[Written]:
+    def run(
+        self,
+        units: Sequence[Unit],
+        recipe: Recipe,
+        packs_per_shard: int,
+        measured: Measured = NOTHING,
+    ) -> Iterator[Written]:
         """Run the stages as Ray Data would, without it."""
         decode = make_decode_fn(self.config, recipe)
         encode = Encoder(self.config, recipe, self._make_encoder)

@@ -1,5 +1,6 @@
 """Run again: nothing twice, nothing missing, whatever was killed and whatever headers said."""
 
+import json
 import signal
 import subprocess
 import sys
