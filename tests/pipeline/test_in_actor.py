@@ -65,7 +65,7 @@ def test_threads_decode_and_take_turns_at_the_encoder(actor):
         values = [tensors["mean"].item() for _, tensors in packs]
         assert values == [10 * number + n for n in range(PACKS)]
         assert all(meta.effort is not None for meta, _ in packs)
-    first = [name for name in actor.slow.order[: 2 * PACKS]]
+    first = list(actor.slow.order[: 2 * PACKS])
     assert len(set(first)) > PACKS  # of several units, not of one after the other
 
 
