@@ -24,11 +24,10 @@ from vae.memory import (
     SLICE_FRAMES,
     MemoryPlan,
     Part,
-    default_budget,
     encoding_cost,
     make_plan,
 )
-from vae.norms import GroupNorm, norm_into
+from vae.norms import compile_norms
 from vae.posterior import DiagonalGaussian
 from vae.safetensors_file import Readable, SafetensorsFile, open_safetensors
 from vae.stream import LAYOUT
@@ -299,11 +298,8 @@ class AutoencoderKL(nn.Module):
             with the reordered weights that convolutions hold on the CPU, but without the workspace
             of an accelerator's kernels.
         """
-        budget = default_budget(self.device) if budget is None else budget
-        dtype, device = dtype or self.dtype, self.device
-        return make_plan(
-            self.config, height, width, frames, dtype, budget, part=part, device=device
-        )
+        given = self.config, height, width, frames, dtype or self.dtype, budget
+        return make_plan(*given, part=part, device=self.device)
 
     def _plan(
         self, height: int, width: int, frames: int, budget: int | None, part: Part
@@ -311,7 +307,8 @@ class AutoencoderKL(nn.Module):
         """The plan by which to work; its bytes are true only where freed ones are given back."""
         if self.device.type == "cpu":
             return_freed_blocks()
-        return self.memory_plan(height, width, frames, budget=budget, part=part)
+        given = self.config, height, width, frames, self.dtype, budget
+        return make_plan(*given, part=part, device=self.device, all_options=False)
 
     def cost(self, height: int, width: int, frames: int = WINDOW_FRAMES) -> Cost:
         """FLOPs, bytes moved and the least of them of encoding one window, counted without data.
@@ -395,10 +392,7 @@ class AutoencoderKL(nn.Module):
         first use and then no more. Numbers change by rounding alone. Needs what the backend needs:
         Triton on CUDA, a C++ compiler on the CPU.
         """
-        fused = torch.compile(norm_into, dynamic=True, backend=backend)
-        for module in self.modules():
-            if isinstance(module, GroupNorm):
-                module.fused = fused
+        compile_norms(self, backend)
 
     def encoder_sha256(self) -> str:
         """Identity of the encoder's weights, see :func:`vae.encoder_sha256`."""

@@ -40,7 +40,7 @@ the kernels' workspace and for fragments."""
 MAX_ELEMENTS = 2**30
 """Elements of one activation at the most: beyond 2**31 kernels that count in 32 bits fail."""
 
-_COUNTED_SIDE = 256
+_COUNTED_SIDE = 512
 """Height and width for which activations are counted; all of them grow with the area."""
 
 
@@ -52,7 +52,8 @@ class MemoryPlan:
         batch: windows of one call at the most.
         slice_frames: frames of a slice of time.
         budget: bytes that there are for activations.
-        options: bytes at the peak for a single window, by frames of a slice.
+        options: bytes at the peak for a single window, by frames of a slice; finer ones may be
+            left out.
     """
 
     batch: int
@@ -86,23 +87,32 @@ def make_plan(
     width: int,
     frames: int,
     dtype: torch.dtype,
-    budget: int,
+    budget: int | None,
     *,
     part: Part = "encoder",
     device: torch.device | str = "cpu",
+    all_options: bool = True,
 ) -> MemoryPlan:
     """The largest slices with which a window fits into ``budget`` bytes, else the smallest.
 
     ``height``, ``width`` and ``frames`` are those of the video, also for the decoder. Version 1 and
     images have one way only: they come whole. The batch is what then fits beside one another.
+    ``budget``: None for :func:`default_budget`. Without ``all_options`` those that are finer than
+    the plan's slices are left out; counting each takes a while at its first time.
     """
     sizes = SLICE_FRAMES if frames > 1 and config.version == 2 else SLICE_FRAMES[:1]
-    kind = torch.device(device).type
-    needs = {s: _need(config, height * width, frames, dtype, s, part, kind) for s in sizes}
-    peaks = {size: need.peak_bytes for size, need in needs.items()}
-    fitting = (size for size in sizes if needs[size].windows(budget) > 0)
-    size = next(fitting, sizes[-1])
-    return MemoryPlan(max(1, needs[size].windows(budget)), size, budget, peaks)
+    device = torch.device(device)
+    budget = default_budget(device) if budget is None else budget
+    peaks, found = {}, None
+    for size in sizes:
+        need = _need(config, height * width, frames, dtype, size, part, device.type)
+        peaks[size] = need.peak_bytes
+        if found is None and (size == sizes[-1] or need.windows(budget) > 0):
+            found = max(1, need.windows(budget)), size
+            if not all_options:
+                break
+    assert found is not None
+    return MemoryPlan(*found, budget, peaks)
 
 
 @dataclass(frozen=True)
@@ -167,7 +177,7 @@ def counted(
     part: Part,
     kind: str,
 ) -> Cost:
-    """Memory of one window of 256x256 pixels, from which that of any other size follows.
+    """Memory of one window of 512x512 pixels, from which that of any other size follows.
 
     It is counted the way of a device's ``kind``: the CPU widens halves to float32, and norms
     without a copy.

@@ -193,6 +193,14 @@ def norm_into(
     out.copy_(F.silu(y) if silu else y)
 
 
+def compile_norms(model: nn.Module, backend: str) -> None:
+    """Have all norms of a model take :func:`norm_into`, compiled for any size."""
+    fused = torch.compile(norm_into, dynamic=True, backend=backend)
+    for module in model.modules():
+        if isinstance(module, GroupNorm):
+            module.fused = fused
+
+
 NormFactory = Callable[[int], GroupNorm]
 """Makes the group norm of one model for a number of channels."""
 

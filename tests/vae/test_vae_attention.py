@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vae_child import taken
 
 from vae import attention
 
@@ -31,3 +32,13 @@ def test_any_blocks_of_queries_give_what_the_definition_does(batch, n, channels,
     torch.testing.assert_close(blocks, definition(q, k, v), atol=1e-5, rtol=0)
     fused = attention.causal_attention(q, k, v)
     torch.testing.assert_close(fused, definition(q, k, v), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["causal_attention", "blockwise_attention"])
+@pytest.mark.parametrize(
+    ("n", "channels", "share"),
+    [(12_000, 32, 0.35), pytest.param(42_160, 512, 0.06, marks=pytest.mark.slow)],
+)
+def test_resident_memory_stays_far_below_all_pairs(way, n, channels, share):
+    """42,160 positions are those of a window of 544x992; all pairs would take 7.1 GB."""
+    assert taken(kind="attention", n=n, channels=channels, way=way) < share * n * n * 4

@@ -4,7 +4,7 @@ from functools import cache, partial
 
 import pytest
 import torch
-from vae_cases import NARROW, golden_cases, load_case, narrow, windows_of
+from vae_cases import NARROW, golden_cases, load_case, narrow, one_by_one, windows_of
 
 from vae import WINDOW_FRAMES, DiagonalGaussian
 
@@ -13,12 +13,6 @@ BOUND, BETWEEN, BETWEEN_PIXELS = 1e-4, 1e-5, 2e-5
 
 def close(actual, expected, bound):
     torch.testing.assert_close(actual, expected, atol=bound, rtol=0)
-
-
-@torch.no_grad()
-def one_by_one(function, windows, size=None):
-    """Each window by itself, in slices of ``size`` (None: as large as there are), joined again."""
-    return torch.cat([function(window, size) for window in windows], dim=2).transpose(1, 2)
 
 
 @torch.no_grad()

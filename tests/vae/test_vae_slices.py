@@ -85,7 +85,7 @@ def test_activations_of_too_many_elements_split_the_batch(tiny, monkeypatch):
     assert sizes == [5]
     assert plan.batch >= 5
     most = memory.counted(TINY, 17, torch.float32, 8, "encoder", "cpu").largest_elements
-    monkeypatch.setattr(memory, "MAX_ELEMENTS", round(2.5 * most * 32 * 48 / 256**2))
+    monkeypatch.setattr(memory, "MAX_ELEMENTS", round(2.5 * most * 32 * 48 / 512**2))
     assert tiny.memory_plan(32, 48).batch == 2
     split = tiny.mean(x)
     assert sizes == [5, 2, 2, 1]

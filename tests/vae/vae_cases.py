@@ -63,3 +63,9 @@ def narrow(name: str, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
 def windows_of(x: Tensor, length: int) -> list[Tensor]:
     """(B, T, C, H, W) → windows (B, C, length, H, W), the last as long as there are frames."""
     return list(x.transpose(1, 2).split(length, dim=2))
+
+
+@torch.no_grad()
+def one_by_one(function, windows, size=None):
+    """Each window by itself, in slices of ``size`` (None: as large as there are), joined again."""
+    return torch.cat([function(window, size) for window in windows], dim=2).transpose(1, 2)
