@@ -14,6 +14,10 @@ SATURATING_PIXELS = 17 * 544 * 992
 544x992. Smaller ones are batched up to it."""
 
 
+_TOLD = ("can't allocate memory", "out of memory", "alloc_failed", "unable to find an engine")
+"""What errors say of a lack of memory that are not torch's own: of the CPU, CUDA, cuBLAS, cuDNN."""
+
+
 class Room:
     """Windows of a call of the VAE, and the bytes that their activations may take, by their shape.
 
@@ -34,6 +38,8 @@ class Room:
         """Windows of one call; the VAE takes them in parts where the budget wants it."""
         frames, height, width = shape
         if self._micro_batch is not None:
+            if shape in self._held:  # memory ran out over as many as were asked for
+                return min(self._micro_batch, self._plan(shape).batch)
             return self._micro_batch
         enough = -(-SATURATING_PIXELS // (frames * height * width))
         return min(enough, self._plan(shape).batch)
@@ -69,4 +75,5 @@ class Room:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocation failed, on an accelerator or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    told = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(part in told for part in _TOLD)

@@ -50,11 +50,12 @@ def check_goldens(folder: Path, device: str, dtype: torch.dtype, compiled: bool)
             vae.compile_norms()
         for path, mean, decode in _paths(vae):
             errors = [0.0]
-            for case in _cases(folder / name, device, dtype):
-                errors.append(_error(mean(case["input"]), case["mean"], dtype))
-                if "decoded" in case:
-                    frames = decode(case["mean"].to(dtype))
-                    errors.append(_error(frames, case["decoded"], dtype))
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                for case in _cases(folder / name, device, dtype):
+                    errors.append(_error(mean(case["input"]), case["mean"], dtype))
+                    if "decoded" in case:
+                        frames = decode(case["mean"].to(dtype))
+                        errors.append(_error(frames, case["decoded"], dtype))
             label = f"{name}, {str(dtype).removeprefix('torch.')}, {path}"
             found.append(Check(label, max(errors), BOUNDS[dtype]))
     return found
