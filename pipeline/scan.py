@@ -16,8 +16,8 @@ T = TypeVar("T")
 _LONGEST_WAIT_S = 5.0
 _LOOK_S = 0.001
 
-_lent: set[object] = set()
-"""One for each object of Python that Arrow's threads may hold."""
+_lent: list["weakref.ref[Any]"] = []
+"""Each object of Python that Arrow's threads may hold, for as long as it lives."""
 
 
 def open_dataset(table: DeltaTable) -> ds.Dataset:
@@ -27,8 +27,10 @@ def open_dataset(table: DeltaTable) -> ds.Dataset:
     scan has given its result, and need the interpreter for it: were that gone, the process would
     abort. So it waits for them at its end.
     """
-    files = _Files.from_table(
-        table._table, table._storage_options, table._table.get_add_file_sizes()
+    files = _lend(
+        _Files.from_table(
+            table._table, table._storage_options, table._table.get_add_file_sizes()
+        )
     )
     return table.to_pyarrow_dataset(filesystem=pa_fs.PyFileSystem(files))
 
@@ -54,9 +56,9 @@ class _File:
 
 
 def _lend(thing: T) -> T:
-    token = object()
-    _lent.add(token)
-    weakref.finalize(thing, _lent.discard, token).atexit = False
+    # The callback runs no line of Python: a thread at the end of its work could lose the
+    # interpreter between two of them, when nothing is lent any more.
+    _lent.append(weakref.ref(thing, _lent.remove))
     return thing
 
 
