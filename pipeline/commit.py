@@ -44,7 +44,8 @@ class _Open:
 class Tally:
     """What this run wrote, and how the sources that it worked on ended.
 
-    ``kept`` windows were found to be held already, and were not encoded.
+    ``kept`` windows were found to be held already, and were not encoded; ``driver_seconds`` is the
+    CPU time of drivers over the execution.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -55,6 +56,26 @@ class Tally:
     shards: int = 0
     bytes: int = 0
     efforts: Efforts = field(default_factory=Efforts)
+    driver_seconds: float = 0.0
+
+    def count_end(self, status: str, reason: str | None, example: str) -> None:
+        """Count a source that ended; ``example`` names it and says why."""
+        self.statuses[status] += 1
+        if reason is not None:
+            self.reasons[f"{status}: {reason}"] += 1
+            self.examples.setdefault(f"{status}: {reason}", example)
+
+    def merge(self, other: "Tally") -> None:
+        """Count in what another part of the run did."""
+        self.statuses.update(other.statuses)
+        self.reasons.update(other.reasons)
+        self.examples = {**other.examples, **self.examples}
+        self.windows += other.windows
+        self.kept += other.kept
+        self.shards += other.shards
+        self.bytes += other.bytes
+        self.efforts.merge(other.efforts)
+        self.driver_seconds += other.driver_seconds
 
 
 class Committer:
@@ -90,11 +111,6 @@ class Committer:
         self._carried = SAMPLES.empty_table() if carried is None else carried
         for plan in sources.values():
             self._begin(plan)
-
-    @property
-    def unfinished(self) -> int:
-        """Sources of the plan that have not ended yet."""
-        return len(self._open)
 
     def _begin(self, plan: SourcePlan) -> None:
         facts = None if plan.facts is None else facts_to_json(plan.facts)
@@ -166,10 +182,7 @@ class Committer:
     def _end(self, state: _Open, status: str, reason: Reason | None, message: str) -> None:
         plan = state.plan
         self._open.pop(plan.source_id, None)
-        self.tally.statuses[status] += 1
-        if reason is not None:
-            self.tally.reasons[f"{status}: {reason}"] += 1
-            self.tally.examples.setdefault(f"{status}: {reason}", f"{plan.uri}: {message}")
+        self.tally.count_end(status, reason, f"{plan.uri}: {message}")
         self._ends.append(
             {
                 "source_id": plan.source_id,

@@ -240,6 +240,7 @@ class RunConfig(_Section):
     micro_batch: Annotated[PositiveInt | None, BeforeValidator(_parse_auto)] = None
     compile: bool = False
     decode: Literal["auto", "stage", "in_actor"] = "auto"
+    cells: Annotated[PositiveInt | None, BeforeValidator(_parse_auto)] = None
     decode_tasks: int = Field(default=2, ge=1)
     probe_tasks: int = Field(default=8, ge=1)
     pack_bytes: ByteSize = 64 * 2**20
@@ -251,6 +252,15 @@ class RunConfig(_Section):
     object_store_bytes: Annotated[ByteSize | None, BeforeValidator(_parse_bytes)] = None
     num_cpus: int | None = Field(default=None, ge=1)
     num_gpus: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _cells_have_encoders(self) -> Self:
+        if self.cells is not None and self.cells > self.encoders:
+            raise ValueError(
+                f"cells is {self.cells}, and encoders {self.encoders}: a cell needs an encoder; "
+                "lower cells, or write auto"
+            )
+        return self
 
 
 class ForecastConfig(_Section):

@@ -38,6 +38,7 @@ class Efforts:
     ended first.
     """
 
+    packs: int = 0
     windows: int = 0
     frame_bytes: int = 0
     busy_seconds: float = 0.0
@@ -49,6 +50,7 @@ class Efforts:
         """Count one pack in."""
         self.merge(
             Efforts(
+                1,
                 effort.windows,
                 effort.frame_bytes,
                 effort.seconds,
@@ -60,6 +62,7 @@ class Efforts:
 
     def merge(self, other: "Efforts") -> None:
         """Count those of another part of the run in."""
+        self.packs += other.packs
         self.windows += other.windows
         self.frame_bytes += other.frame_bytes
         self.busy_seconds += other.busy_seconds

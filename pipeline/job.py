@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from types import FrameType
 
 from pipeline.catalog import Catalog, read_catalog
+from pipeline.cells import Cell, CellWork, count_cells, make_cells
 from pipeline.commit import Committer
 from pipeline.config import Config
 from pipeline.contract import Contract, ContractError
-from pipeline.errors import UserError
 from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
-from pipeline.leases import LeaseLostError, Leases
+from pipeline.leases import Fence, LeaseLostError, Leases
 from pipeline.manifest import Guard, Manifest, now, unguarded
-from pipeline.measured import measured_before
+from pipeline.measured import Measured, measured_before
 from pipeline.plan import Plan, ProbeAnswer, make_plan
 from pipeline.recipe import Recipe
 from pipeline.report import (
@@ -34,7 +34,6 @@ from pipeline.report import (
 from pipeline.runner import LocalRunner, Runner
 from pipeline.sheet import write_contact_sheet
 from pipeline.stages.encode import MakeEncoder, make_vae_encoder
-from pipeline.stages.write import Written
 from pipeline.storage import Store
 from pipeline.weights import make_contract, resolve_vae
 
@@ -83,7 +82,7 @@ def _runner(config: Config, make_encoder: MakeEncoder) -> Iterator[Runner]:
     if config.run.runner == "local":
         yield LocalRunner(config, make_encoder)
         return
-    from pipeline.graph import RayRunner
+    from pipeline.ray_runner import RayRunner
 
     with RayRunner(config, make_encoder) as runner:
         yield runner
@@ -120,6 +119,7 @@ class _Job:
         self.started = self.published = time.monotonic()
         self.manifest = Manifest(Store(config.output.uri, config.storage))
         self.guard: Guard = unguarded
+        self.fence = Fence(self.manifest.store, {})
         self.probed: dict[tuple[str, str | None], ProbeAnswer] = {}
 
     def run(self) -> int:
@@ -142,22 +142,26 @@ class _Job:
                 seen = self.manifest.versions()
                 plan = self.plan(self.list_sources(), recipe)
                 forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
+            self.fence = leases.fence()
             return self.work(contract, recipe, plan, forecast)
 
     def work(self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast) -> int:
         """Everything that changes the cache; returns the exit code."""
         self.begin(contract, plan)
+        measured = measured_before(self.manifest)
+        cells = self.divide(plan, recipe, forecast, measured)
+        in_cells = {source.source_id for cell in cells for source in cell.sources}
         committer = Committer(
             self.manifest,
             self.run_id,
             contract.contract_id,
-            plan.sources,
+            {name: s for name, s in plan.sources.items() if name not in in_cells},
             self.config.run.commit_seconds,
             plan.carried,
             self.guard,
         )
         try:
-            rate = self.execute(plan, recipe, forecast, committer)
+            rate = self.execute(plan, recipe, forecast, committer, cells, measured)
         except (Terminated, KeyboardInterrupt) as stop:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, rate=None)
@@ -240,7 +244,13 @@ class _Job:
         self.record("started", contract, "")
 
     def execute(
-        self, plan: Plan, recipe: Recipe, forecast: Forecast, committer: Committer
+        self,
+        plan: Plan,
+        recipe: Recipe,
+        forecast: Forecast,
+        committer: Committer,
+        cells: Sequence[Cell],
+        measured: Measured,
     ) -> Rate | None:
         """Run the units; returns the rate that an encoder achieved.
 
@@ -249,30 +259,60 @@ class _Job:
         if not plan.units:
             return None
         packs = packs_per_shard(self.config, recipe.contract, forecast, plan.packs)
-        measured = measured_before(self.manifest)
-        begun = time.monotonic()
+        begun, tally = time.monotonic(), committer.tally
         with ProgressLine(forecast.windows) as progress:
-            for written in self.runner.run(plan.units, recipe, packs, measured):
-                self.require_shards(written)
-                committer.add(written)
-                progress.update(committer.tally)
-                self.publish_now_and_then(recipe.contract, committer)
-        if committer.tally.kept:
+            if cells:
+                committer.commit()  # what is carried over is there for all cells
+                self.supervise(cells, recipe, packs, measured, committer, progress)
+            else:
+                cpu = time.process_time()
+                for written in self.runner.run(plan.units, recipe, packs, measured):
+                    written.require_seen(self.manifest.store)
+                    committer.add(written)
+                    progress.update(tally)
+                    self.publish_now_and_then(recipe.contract, committer)
+                tally.driver_seconds += time.process_time() - cpu
+        if tally.kept:
             return None
         seconds = time.monotonic() - begun
-        share = committer.tally.windows / max(forecast.windows, 1)
+        share = tally.windows / max(forecast.windows, 1)
         flops = forecast.flop * share / seconds / self.config.run.encoders
         return Rate.achieved(flops, self.run_id) if flops else None
 
-    def require_shards(self, written: Written) -> None:
-        """Refuse to commit shards that are not seen here: nodes without a shared disk."""
+    def divide(
+        self, plan: Plan, recipe: Recipe, forecast: Forecast, measured: Measured
+    ) -> list[Cell]:
+        """The cells of a plan; none where one driver does for it, which is this process."""
+        count = count_cells(self.config, measured, plan.packs, forecast.seconds)
+        if count == 1:
+            return []
+        todo = [s for s in plan.sources.values() if s.failure is None]
+        left = [s for s in todo if not s.coverage.complete(s.buckets)]
+        return make_cells(self.config, recipe, left, count)
+
+    def supervise(
+        self,
+        cells: Sequence[Cell],
+        recipe: Recipe,
+        packs_per_shard: int,
+        measured: Measured,
+        committer: Committer,
+        progress: ProgressLine,
+    ) -> None:
+        """Have drivers of their own work on the cells; adds to the committer's tally."""
+        from pipeline.ray_runner import RayRunner
+
+        assert isinstance(self.runner, RayRunner), "the local runner has no cells"
         store = self.manifest.store
-        missing = [path for path in written.shards if store.local and not store.exists(path)]
-        if missing:
-            raise UserError(
-                f"{store.uri}/{missing[0]} was written on a node whose disk is not seen here; set "
-                "output.uri to a shared mount or to s3://"
-            )
+        work = CellWork(store, self.run_id, recipe, packs_per_shard, self.fence)
+        supervisor = self.runner.run_cells(cells, work, measured)
+        try:
+            with supervisor:
+                for tally in supervisor.progress():
+                    progress.update(tally)
+                    self.publish_now_and_then(recipe.contract, committer)
+        finally:
+            committer.tally.merge(supervisor.tally())
 
     def publish_now_and_then(self, contract: Contract, committer: Committer) -> None:
         """Publish what is complete so far, every ``run.publish_seconds``."""
@@ -297,6 +337,7 @@ class _Job:
     ) -> RunReport:
         """Record the run and print what it did."""
         tally = committer.tally
+        unfinished = len(plan.sources) - sum(tally.statuses.values())
         report = RunReport(
             run_id=self.run_id,
             sources=source_counts(plan, tally),
@@ -309,12 +350,14 @@ class _Job:
         )
         speed = {} if rate is None else {"encoder_flops": rate.flops, "encoder_flops_run": rate.run}
         told = {**json.loads(report.to_json()), **speed, **tally.efforts.to_dict()}
+        if tally.efforts.packs:
+            told["driver_seconds_per_pack"] = tally.driver_seconds / tally.efforts.packs
         self.record(state, contract, json.dumps(told))
         if snapshot is not None and tally.windows and self.config.report.contact_sheet_windows:
             path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
             print(f"look at  {path}")
         output = self.manifest.store.uri
-        print(summary_text(plan, tally, report, output, committer.unfinished, rate))
+        print(summary_text(plan, tally, report, output, unfinished, rate))
         print(report.to_json(), flush=True)
         return report
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +90,25 @@ def _alive(process: int) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Fence:
+    """The fencing tokens of the ranges that a run holds: may what it made still be committed?"""
+
+    store: Store
+    tokens: Mapping[str, int]
+
+    def check(self) -> None:
+        """Raise ``LeaseLostError`` when a range is another run's by now."""
+        for name, token in self.tokens.items():
+            with explained(self.store.uri, "read"):
+                newest = _newest(self.store, name)
+            if newest != token:
+                raise LeaseLostError(
+                    f"{self.store.uri}: another run took over range {name} of the sources; this "
+                    "run stops. What it committed stays; run again to go on"
+                )
+
+
 class Leases:
     """The ranges that a run holds; a context manager that releases them.
 
@@ -148,14 +167,11 @@ class Leases:
 
     def check(self) -> None:
         """Raise ``LeaseLostError`` when a range is another run's by now."""
-        for name, token in self._held.items():
-            with explained(self._store.uri, "read"):
-                newest = _newest(self._store, name)
-            if newest != token:
-                raise LeaseLostError(
-                    f"{self._store.uri}: another run took over range {name} of the sources; this "
-                    "run stops. What it committed stays; run again to go on"
-                )
+        self.fence().check()
+
+    def fence(self) -> Fence:
+        """What is checked, for committers elsewhere."""
+        return Fence(self._store, dict(self._held))
 
     def _try(self, name: str) -> str | None:
         """Take a range; the run id of its holder when it is not free."""

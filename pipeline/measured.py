@@ -24,7 +24,7 @@ class Measured:
 
     Attributes:
         bytes_per_second: frames that went into all encoders.
-        driver_seconds: CPU time of a driver for each task of Ray Data.
+        driver_seconds: CPU time of the drivers for each pack.
     """
 
     bytes_per_second: float | None = None
@@ -43,12 +43,12 @@ def measured_before(manifest: Manifest) -> Measured:
         report = json.loads(row["report"]) if row["report"] else {}
         if row["state"] != "finished":
             continue
-        for name in ("frame_bytes_per_second", "driver_seconds_per_task"):
+        for name in ("frame_bytes_per_second", "driver_seconds_per_pack"):
             if report.get(name):
                 found.setdefault(name, float(report[name]))
         if len(found) == 2:
             break
-    return Measured(found.get("frame_bytes_per_second"), found.get("driver_seconds_per_task"))
+    return Measured(found.get("frame_bytes_per_second"), found.get("driver_seconds_per_pack"))
 
 
 def choose_decode(config: Config, measured: Measured, store_bytes: float) -> Decode:

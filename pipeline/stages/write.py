@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.config import Config
 from pipeline.contract import Contract
 from pipeline.effort import Effort
+from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.packs import Batch, Event, PackMeta, SegmentInfo, rows
 from pipeline.recipe import Recipe
@@ -33,6 +34,15 @@ class Written:
     events: list[Event]
     kept: list[dict[str, Any]] = field(default_factory=list)
     efforts: list[Effort] = field(default_factory=list)
+
+    def require_seen(self, store: Store) -> None:
+        """Raise ``UserError`` for shards that are not seen here: nodes without a shared disk."""
+        missing = [path for path in self.shards if store.local and not store.exists(path)]
+        if missing:
+            raise UserError(
+                f"{store.uri}/{missing[0]} was written on a node whose disk is not seen here; set "
+                "output.uri to a shared mount or to s3://"
+            )
 
     def to_json(self) -> str:
         """The result as text."""

@@ -23,8 +23,8 @@ def test_the_newest_figures_of_finished_runs_count(tmp_path):
     manifest.append(
         "runs",
         [
-            run_row(1, frame_bytes_per_second=1.0, driver_seconds_per_task=0.01),
-            run_row(2, frame_bytes_per_second=2.0, driver_seconds_per_task=None),
+            run_row(1, frame_bytes_per_second=1.0, driver_seconds_per_pack=0.01),
+            run_row(2, frame_bytes_per_second=2.0, driver_seconds_per_pack=None),
             run_row(3, state="stopped", frame_bytes_per_second=3.0),
             run_row(4, frame_bytes_per_second=None),
             run_row(5, state="started"),

@@ -1,0 +1,198 @@
+"""Cells: parts of a large plan, each with an execution and a committer of its own.
+
+One driver feeds a bounded number of encoders: each pack costs it some CPU time. A cell has whole
+sources, so that no other has a say in how they end, and a share of the encoders and decoders.
+"""
+
+import copy
+import math
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow.compute as pc
+
+from pipeline.commit import Committer, Tally
+from pipeline.config import Config
+from pipeline.coverage import Coverage, committed_coverage
+from pipeline.leases import Fence
+from pipeline.manifest import Manifest
+from pipeline.measured import Measured
+from pipeline.recipe import Recipe
+from pipeline.sources import SourcePlan
+from pipeline.stages.write import Written
+from pipeline.storage import Store
+
+DRIVER_SECONDS_PER_PACK = 0.03
+"""CPU time of a driver for each pack where no run of the cache has told: about 13 ms for each task
+of Ray Data, of which a pack takes one to encode and a share of those that decode and write."""
+
+DRIVER_SHARE = 0.5
+"""Of one processor, which a driver may be kept busy: most of its work is done by one thread, and
+encoders wait where that falls behind."""
+
+PACKS_EACH = 200
+"""Packs of a cell at the least; smaller ones are not worth their start."""
+
+
+def count_cells(config: Config, measured: Measured, packs: int, seconds: float) -> int:
+    """Cells of a plan: as configured, else as many as drivers are needed for its packs a second.
+
+    Args:
+        config: tells the encoders; a cell has one at the least.
+        measured: what earlier runs say of drivers.
+        packs: of the plan.
+        seconds: the forecast of all encoders together.
+    """
+    run = config.run
+    if run.runner == "local" or not packs:
+        return 1
+    if run.cells is not None:
+        return run.cells
+    each = measured.driver_seconds or DRIVER_SECONDS_PER_PACK
+    wanted = math.ceil(packs / seconds * each / DRIVER_SHARE) if seconds else run.encoders
+    return max(1, min(wanted, run.encoders, packs // PACKS_EACH))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Sources of one cell, and the configuration with its share of encoders and decoders."""
+
+    config: Config
+    sources: tuple[SourcePlan, ...]
+
+
+def make_cells(
+    config: Config, recipe: Recipe, sources: Iterable[SourcePlan], count: int
+) -> list[Cell]:
+    """Divide sources so that each cell's encoders get about the same work.
+
+    Sources of a file stay together, those of the same buckets near each other. Fewer cells than
+    asked for where there are not as many files.
+    """
+    files: dict[tuple[str, str | None], list[SourcePlan]] = {}
+    for source in sorted(sources, key=lambda s: (s.buckets, s.uri, s.start or 0.0, s.source_id)):
+        files.setdefault(source.file, []).append(source)
+    shares = _shares(config.run.encoders, min(count, len(files)))
+    works = [sum(_work(source, recipe) for source in file) for file in files.values()]
+    found: list[list[SourcePlan]] = [[] for _ in shares]
+    for cell, file in zip(_divide(works, shares), files.values(), strict=True):
+        found[cell].extend(file)
+    decoders = config.run.decode_tasks / config.run.encoders
+    return [
+        Cell(_with_share(config, share, max(1, round(share * decoders))), tuple(own))
+        for share, own in zip(shares, found, strict=True)
+    ]
+
+
+def _shares(whole: int, count: int) -> list[int]:
+    """A whole number in equal parts, as nearly as may be."""
+    return [whole // count + (n < whole % count) for n in range(count)]
+
+
+def _divide(works: Sequence[float], shares: Sequence[int]) -> Iterator[int]:
+    """The cell of each file: in a row, each cell gets its share of the work and at least one."""
+    whole, cell, done = sum(works), 0, 0.0
+    bounds = [whole * sum(shares[: n + 1]) / sum(shares) for n in range(len(shares))]
+    for index, work in enumerate(works):
+        behind = len(works) - index <= len(shares) - 1 - cell
+        if index and (behind or done + work / 2 > bounds[cell]) and cell < len(shares) - 1:
+            cell += 1
+        done += work
+        yield cell
+
+
+def _work(source: SourcePlan, recipe: Recipe) -> float:
+    """Pixels to encode, and something for the source itself."""
+    windows = max(1, source.estimated_windows(recipe))
+    return sum(bucket.height * bucket.width for bucket in source.buckets) * windows
+
+
+def _with_share(config: Config, encoders: int, decode_tasks: int) -> Config:
+    changes = {"encoders": encoders, "decode_tasks": decode_tasks}
+    return config.model_copy(update={"run": config.run.model_copy(update=changes)})
+
+
+@dataclass(frozen=True)
+class CellWork:
+    """What all cells of a run have in common."""
+
+    store: Store
+    run_id: str
+    recipe: Recipe
+    packs_per_shard: int
+    fence: Fence
+
+
+def left_of(manifest: Manifest, run_id: str, cell: Cell) -> tuple[Cell, Tally]:
+    """What is left of a cell whose driver died, and how the sources ended that are done."""
+    ended = manifest.read(
+        "sources",
+        columns=["source_id", "uri", "status", "reason", "message"],
+        where=pc.field("run_id") == run_id,
+    ).to_pylist()
+    own = {source.source_id for source in cell.sources}
+    tally, done = Tally(), set()
+    for row in ended:
+        if row["source_id"] in own:
+            done.add(row["source_id"])
+            tally.count_end(row["status"], row["reason"], f"{row['uri']}: {row['message']}")
+    open_ = [source for source in cell.sources if source.source_id not in done]
+    covered = committed_coverage(manifest, {source.generation for source in open_})
+    left = (replace(s, coverage=covered.get(s.generation, Coverage())) for s in open_)
+    return replace(cell, sources=tuple(left)), tally
+
+
+class CellRun:
+    """Commits what a cell's execution makes. ``carry``, in one thread, takes the results; the other
+    methods may be called beside it.
+    """
+
+    def __init__(self, work: CellWork, cell: Cell, before: Tally) -> None:
+        """``before`` tells how sources ended that the cell does not have any more."""
+        self._store = work.store
+        self._committer = Committer(
+            Manifest(work.store),
+            work.run_id,
+            work.recipe.contract.contract_id,
+            {source.source_id: source for source in cell.sources},
+            cell.config.run.commit_seconds,
+            guard=work.fence.check,
+        )
+        self._committer.tally.merge(before)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._cpu = time.process_time()
+
+    def carry(self, results: Iterable[Written]) -> Tally:
+        """Commit the results of an execution, to its end; what is open then is incomplete."""
+        for written in results:
+            with self._lock:
+                if self._stopped:
+                    break
+                written.require_seen(self._store)
+                self._committer.add(written)
+        with self._lock:
+            if not self._stopped:
+                self._committer.give_up()
+                self._committer.commit()
+            return self._tally()
+
+    def tally(self) -> Tally:
+        """What was done so far."""
+        with self._lock:
+            return self._tally()
+
+    def stop(self) -> Tally:
+        """Commit what is done, and take nothing more."""
+        with self._lock:
+            if not self._stopped:
+                self._committer.commit()
+            self._stopped = True
+            return self._tally()
+
+    def _tally(self) -> Tally:
+        tally = copy.deepcopy(self._committer.tally)
+        tally.driver_seconds = time.process_time() - self._cpu
+        return tally

@@ -1,0 +1,154 @@
+"""The runner on Ray: joins or starts a cluster, and has it do a plan's work."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+import ray
+
+from pipeline.cells import Cell, CellWork
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.graph import DECODE_CPUS, WRITE_CPUS, configure_context, execute
+from pipeline.measured import NOTHING, Decode, Measured, choose_decode
+from pipeline.plan import ProbeAnswer
+from pipeline.recipe import Recipe
+from pipeline.runner import LocalRunner, probe_file
+from pipeline.stages.encode import MakeEncoder, make_vae_encoder
+from pipeline.stages.in_actor import decoders_beside
+from pipeline.stages.write import Written
+from pipeline.supervise import CELL_CPUS, Supervisor
+from pipeline.units import Unit
+
+PROBE_IN_CLUSTER = 1000
+"""Files from which on headers are read by the cluster rather than by the driver's threads."""
+
+_PROBE_CPUS = 0.25
+
+
+class RayRunner:
+    """Carries units through the stages on the cluster of ``RAY_ADDRESS``, else a local one.
+
+    A context manager. The cluster is joined (or started) when there is work for it, so that a plan
+    or a run with nothing to do takes none.
+    """
+
+    def __init__(self, config: Config, make_encoder: MakeEncoder = make_vae_encoder) -> None:
+        self.config = config
+        self._make_encoder = make_encoder
+        self._joined = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._joined:
+            ray.shutdown()
+
+    def _join(self) -> None:
+        if ray.is_initialized():
+            return
+        handler = signal.getsignal(signal.SIGTERM)
+        run = self.config.run
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            ray.init(address=address, log_to_driver=False)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=run.num_cpus,
+                num_gpus=run.num_gpus,
+                object_store_memory=run.object_store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        self._joined = True
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own, which exits at once
+
+    def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+        """Probe on the driver, or on the cluster when there are many files."""
+        if len(files) < PROBE_IN_CLUSTER:
+            return LocalRunner(self.config).probe(files)
+        self._join()
+        config = self.config
+        size = -(-len(files) // (4 * config.run.probe_tasks))
+        chunks = [files[first : first + size] for first in range(0, len(files), size)]
+
+        @ray.remote(num_cpus=_PROBE_CPUS)
+        def probe_chunk(chunk: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+            return [probe_file(uri, pinned, config) for uri, pinned in chunk]
+
+        answers = ray.get([probe_chunk.remote(chunk) for chunk in chunks])
+        return [answer for chunk in answers for answer in chunk]
+
+    def _check_room(self, decode: Decode, cells: int) -> None:
+        """Whether encoders and one task of each other kind fit, or the run would wait forever.
+
+        A cluster of its own never grows; one that was joined may, so that is told and waited for.
+        """
+        run = self.config.run
+        decoders = cells if decode == "stage" else run.encoders * decoders_beside(self.config)
+        wanted = {
+            "CPU": run.encoders * run.cpus_per_encoder
+            + decoders * DECODE_CPUS
+            + cells * WRITE_CPUS
+            + (cells * CELL_CPUS if cells > 1 else 0),
+            "GPU": run.encoders * run.gpus_per_encoder,
+        }
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        short = [
+            f"{amount:g} {name}s are wanted and {there.get(name, 0.0):g} are there"
+            for name, amount in wanted.items()
+            if amount > there.get(name, 0.0)
+        ]
+        if not short:
+            return
+        message = (
+            f"the cluster has no room for the run: {'; '.join(short)}. Lower run.encoders, "
+            "run.cpus_per_encoder or run.gpus_per_encoder (with run.decode: in_actor "
+            "run.decode_tasks too), or set run.num_cpus"
+        )
+        if not os.environ.get("RAY_ADDRESS"):
+            raise UserError(message)
+        print(f"warning: {message}; waiting for more nodes", file=sys.stderr)
+
+    def run(
+        self,
+        units: Sequence[Unit],
+        recipe: Recipe,
+        packs_per_shard: int,
+        measured: Measured = NOTHING,
+    ) -> Iterator[Written]:
+        """Execute the graph; yields write results as they become durable.
+
+        Raises ``UserError`` when a local cluster has no room for the run.
+        """
+        decode = self._settle(measured, cells=1)
+        configure_context(self.config, self.config.run.object_store_bytes)
+        yield from execute(units, self.config, recipe, packs_per_shard, self._make_encoder, decode)
+
+    def run_cells(
+        self, cells: Sequence[Cell], work: CellWork, measured: Measured = NOTHING
+    ) -> Supervisor:
+        """Execute cells, each on a driver of its own.
+
+        Raises ``UserError`` when a local cluster has no room for the run.
+        """
+        decode = self._settle(measured, len(cells))
+        store = self.config.run.object_store_bytes or int(_store_bytes())
+        return Supervisor(cells, work, store // len(cells), self._make_encoder, decode)
+
+    def _settle(self, measured: Measured, cells: int) -> Decode:
+        self._join()
+        decode = choose_decode(self.config, measured, _store_bytes())
+        self._check_room(decode, cells)
+        return decode
+
+
+def _store_bytes() -> float:
+    bytes_: float = ray.cluster_resources().get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
+    return bytes_

@@ -1,0 +1,144 @@
+"""Cells on a real Ray cluster: one command, several drivers, one published cache."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipeline import LatentCache
+from pipeline.config import load_config
+from pipeline.errors import UserError
+from pipeline.job import EXIT_DONE, JobOptions, run_job
+from pipeline.manifest import Manifest
+from pipeline.simulated import MakeSimulated
+from pipeline.storage import Store
+from tests.e2e.support import config_tree, write_config, write_list
+
+pytestmark = pytest.mark.ray
+
+NAMES = ["bikes", "carphone", "vfr", "rotated90", "png", "text"]
+SAME = ["sample_id", "source_id", "bucket", "window", "valid_frames", "checksum"]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(ray_folder):
+    """Room for the drivers of cells besides what works."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(
+        address="local",
+        num_cpus=6,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=500 * 2**20,
+        _temp_dir=ray_folder,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def config(tmp_path, clip):
+    """A configuration by number of cells, each with a cache of its own."""
+    rows = [{"video": str(clip(name)), "id": name} for name in NAMES]
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+
+    def make(cells, name=None):
+        tree = config_tree(
+            dataset,
+            tmp_path / (name or f"cache{cells}"),
+            windows__fps="12",
+            windows__tail="pad",
+            run__runner="ray",
+            run__encoders=2,
+            run__gpus_per_encoder=1,
+            run__cpus_per_encoder=0,
+            run__task_windows=4,
+            run__commit_seconds=0,
+            run__cells=cells,
+        )
+        tree["output"]["shard_bytes"] = 1
+        return load_config(str(write_config(tmp_path / "config.yaml", tree)))
+
+    return make
+
+
+def test_cells_change_nothing(config, ray_cluster, capsys):
+    reports = {}
+    for cells in (1, 2):
+        assert run_job(config(cells), JobOptions(), MakeSimulated(0.0)) == EXIT_DONE
+        reports[cells] = capsys.readouterr().out
+    one, two = (LatentCache.open(config(cells).output.uri) for cells in (1, 2))
+    assert one.samples().num_rows > 10
+    assert two.samples().select(SAME).equals(one.samples().select(SAME))
+    assert states(two) == states(one) == {**dict.fromkeys(NAMES, "ok"), "text": "failed"}
+    assert manifest_of(config(2)).snapshot_numbers() == [1]
+    for text in reports.values():
+        assert "5 ok, 0 skipped, 1 failed of 6 sources; snapshot 1" in text
+    assert run_job(config(2), JobOptions(), MakeSimulated(0.0)) == EXIT_DONE
+    assert "written  0 windows" in capsys.readouterr().out
+
+
+def test_a_driver_that_is_killed_is_replaced(config, ray_cluster, capsys):
+    chosen = config(2, "killed")
+    manifest = manifest_of(chosen)
+    killed = []
+
+    def kill():
+        while manifest.version("samples") is None:
+            time.sleep(0.02)
+        os.kill(drivers()[0], signal.SIGKILL)
+        killed.append(True)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert run_job(chosen, JobOptions(), MakeSimulated(0.2)) == EXIT_DONE
+    killer.join()
+    told = capsys.readouterr()
+    assert len(killed) == 1
+    assert "a cell's driver died and is replaced" in told.err
+    assert "5 ok, 0 skipped, 1 failed of 6 sources; snapshot 1" in told.out
+    assert run_job(config(1, "whole"), JobOptions(), MakeSimulated(0.0)) == EXIT_DONE
+    found, whole = (LatentCache.open(c.output.uri) for c in (chosen, config(1, "whole")))
+    assert found.samples().select(SAME).equals(whole.samples().select(SAME))
+    assert states(found) == states(whole)
+
+
+def drivers():
+    """Process ids of the cells' drivers, by the names that Ray gives them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_text().startswith("ray::CellDriver"):
+                found.append(int(path.parent.name))
+    return found
+
+
+class Refusing:
+    """Makes encoders that meet a mistake which the user is to be told of."""
+
+    def __call__(self, config, recipe, /):
+        return self.encode
+
+    def encode(self, frames, sample_ids, /):
+        raise UserError("no window fits into the memory")
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_a_mistake_on_a_node_is_told_as_one(config, ray_cluster, cells):
+    with pytest.raises(UserError, match="no window fits"):
+        run_job(config(cells, f"refused{cells}"), JobOptions(), Refusing())
+
+
+def manifest_of(config):
+    return Manifest(Store(config.output.uri, config.storage))
+
+
+def states(cache):
+    return {row["id"]: row["status"] for row in cache.sources().to_pylist()}
