@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.commit import Committer, Tally
 from pipeline.config import Config
-from pipeline.coverage import Coverage, committed_coverage
+from pipeline.coverage import NOTHING_HELD, committed_coverage
 from pipeline.leases import Fence
 from pipeline.manifest import Manifest
 from pipeline.measured import Measured
@@ -140,7 +140,7 @@ def left_of(manifest: Manifest, run_id: str, cell: Cell) -> tuple[Cell, Tally]:
             tally.count_end(row["status"], row["reason"], f"{row['uri']}: {row['message']}")
     open_ = [source for source in cell.sources if source.source_id not in done]
     covered = committed_coverage(manifest, {source.generation for source in open_})
-    left = (replace(s, coverage=covered.get(s.generation, Coverage())) for s in open_)
+    left = (replace(s, coverage=covered.get(s.generation, NOTHING_HELD)) for s in open_)
     return replace(cell, sources=tuple(left)), tally
 
 

@@ -10,7 +10,7 @@ from pipeline.manifest import Manifest
 from pipeline.units import Range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """Windows [first, stop) held for each bucket, and the end once the data showed it."""
 
@@ -27,6 +27,8 @@ class Coverage:
 
     def missing(self, buckets: Iterable[Bucket]) -> tuple[Range, ...]:
         """Windows wanted still: those that some bucket lacks, so that each is decoded once."""
+        if not self.held and self.windows is None:
+            return _ALL
         shared: list[tuple[int, int]] | None = None
         for bucket in buckets:
             own = list(self.held.get(bucket, ()))
@@ -42,6 +44,12 @@ class Coverage:
         elif position < self.windows:
             gaps.append((position, self.windows))
         return tuple(gaps)
+
+
+NOTHING_HELD = Coverage()
+"""Of a generation that is not begun; one for all, since plans have millions of them."""
+
+_ALL: tuple[Range, ...] = ((0, None),)
 
 
 def merge(intervals: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

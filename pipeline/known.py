@@ -16,7 +16,7 @@ _ID = 16
 _ROW = _ID + 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KnownRun:
     """Adjacent rows of a shard, compact: 24 bytes a sample, as a plan may hold millions.
 

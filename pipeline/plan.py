@@ -12,7 +12,7 @@ from pipeline.catalog import Catalog
 from pipeline.choose import Chooser
 from pipeline.compare import compare
 from pipeline.config import Config
-from pipeline.coverage import Coverage, committed_coverage
+from pipeline.coverage import NOTHING_HELD, committed_coverage
 from pipeline.errors import SourceError
 from pipeline.forecast import window_seconds
 from pipeline.leases import range_of
@@ -98,7 +98,7 @@ def make_plan(
     todo = _probe(found.todo, recipe, probe)
     todo = [_resolve(source, recipe, run_id if overwrite else None) for source in todo]
     covered = committed_coverage(manifest, {s.generation for s in todo if s.failure is None})
-    todo = [replace(s, coverage=covered.get(s.generation, Coverage())) for s in todo]
+    todo = [replace(s, coverage=covered.get(s.generation, NOTHING_HELD)) for s in todo]
     todo, carried = carry_over(manifest, recipe, todo)
     todo = recall_known(manifest, recipe, todo)
     planned = {source.source_id: source for source in todo}

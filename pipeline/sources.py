@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.buckets import Bucket
-from pipeline.coverage import Coverage
+from pipeline.coverage import NOTHING_HELD, Coverage
 from pipeline.errors import SourceError
 from pipeline.known import KnownRun
 from pipeline.listing import IMAGE_SUFFIXES
@@ -19,7 +19,7 @@ HINTS = ("width", "height", "fps", "frames", "duration")
 """Columns of the dataset that can stand for a header."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Previous:
     """The complete generation of the same bytes that a changed recipe replaces."""
 
@@ -29,7 +29,7 @@ class Previous:
     frames_actual: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourcePlan:
     """One source that a run has to bring to an end.
 
@@ -54,7 +54,7 @@ class SourcePlan:
     window_recipe: str = ""
     generation: str = ""
     buckets: tuple[Bucket, ...] = ()
-    coverage: Coverage = field(default_factory=Coverage)
+    coverage: Coverage = NOTHING_HELD
     failure: SourceError | None = None
     previous: "Previous | None" = None
     known: tuple[KnownRun, ...] = ()

@@ -21,7 +21,7 @@ _SLACK = 20
 """The last pack of a unit is full when less than one part in so many is left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Windows of one clip in line.
 

@@ -13,7 +13,7 @@ Range = tuple[int, int | None]
 """Windows [first, stop); stop None: to the end of the data, whatever a header says."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClipTask:
     """Windows wanted of one source at its buckets."""
 
@@ -31,7 +31,7 @@ class ClipTask:
     """Samples that the cache holds of the source: windows that resolve to one are not encoded."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileTask:
     """The clips wanted of one file, in order of their start; the file is opened once."""
 
@@ -40,7 +40,7 @@ class FileTask:
     clips: tuple[ClipTask, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """One decode task: what it yields follows from this and the files' bytes alone.
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, Self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoFacts:
     """Facts from a file's header and its first frame. Counts and durations there may be wrong.
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pipeline.buckets import Bucket, fit
 from pipeline.config import Config, StorageConfig, load_config
 from pipeline.contract import FORMAT_VERSION, Contract
-from pipeline.coverage import Coverage
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest
 from pipeline.packs import SegmentInfo
@@ -232,7 +231,6 @@ def make_source(source: str = "s", **changes: Any) -> SourcePlan:
             "window_recipe": "w",
             "generation": f"{source}-g",
             "buckets": (SMALL,),
-            "coverage": Coverage(),
             **changes,
         }
     )
