@@ -5,6 +5,7 @@ Examples:
   python jobs/benchmark.py vae --height 256 --width 256
   python jobs/benchmark.py write s3://bucket/prefix
   python jobs/benchmark.py pipeline --config configs/t2v_540p.yaml --simulated-encoder 0.22
+  python jobs/benchmark.py scale --config configs/demo.yaml --simulated-encoder 0.5 --nodes 4
   python jobs/benchmark.py refresh --sources 100000 300000 1000000
   python -m tests.s3 python jobs/benchmark.py listing s3://t2v/clips --objects 100000
 
@@ -20,7 +21,17 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from pipeline.bench import decode, listing, pipeline, refresh, vae, write
+from pipeline.bench import (
+    commits,
+    decode,
+    listing,
+    overhead,
+    pipeline,
+    refresh,
+    scale,
+    vae,
+    write,
+)
 from pipeline.cli import Parser
 from pipeline.errors import UserError
 from pipeline.job import EXIT_DONE, EXIT_USAGE
@@ -44,6 +55,9 @@ COMMANDS = MappingProxyType[str, Bench](
         "vae": vae,
         "write": write,
         "pipeline": pipeline,
+        "overhead": overhead,
+        "scale": scale,
+        "commits": commits,
         "refresh": refresh,
         "listing": listing,
     }

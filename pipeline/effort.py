@@ -94,6 +94,7 @@ class Efforts:
     def to_dict(self) -> dict[str, float | None]:
         """The figures that a run records."""
         return {
+            "packs": self.packs,
             "encoder_busy": self.busy_share,
             "encoder_seconds": self.busy_seconds,
             "windows_per_second": self.windows_per_second,

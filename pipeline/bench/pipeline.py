@@ -63,13 +63,31 @@ _WORKERS = {"decode": "decode", "Encoder": "encode", "write": "write"}
 """Words in the names of Ray's workers, and the stage that they tell of."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+def dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of commands that encode a configuration's dataset into a folder of their own."""
     parser.add_argument("--config", metavar="YAML", required=True, help="configuration file")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
     parser.add_argument("--dataset", metavar="URI", help="overrides dataset.uri")
     parser.add_argument("--limit", metavar="N", type=int, help="the first N sources only")
     parser.add_argument("--output", metavar="URI", help="where a folder is made and removed")
+
+
+def load_dataset_config(args: argparse.Namespace) -> Config:
+    """The configuration that these arguments name, with an output of its own."""
+    place = args.output or tempfile.gettempdir()
+    fields = {
+        "output.uri": f"{place.rstrip('/')}/benchmark-{time.time_ns():x}",
+        "report.contact_sheet_windows": 0,
+        "dataset.uri": args.dataset,
+        "dataset.limit": args.limit,
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    return load_config(args.config, args.set, given)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    dataset_arguments(parser)
     parser.add_argument(
         "--simulated-encoder",
         metavar="SECONDS_PER_WINDOW",
@@ -84,15 +102,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
     if args.simulated_encoder is not None and args.simulated_encoder < 0:
         raise UserError(f"--simulated-encoder {args.simulated_encoder}: give seconds of 0 or more")
-    place = args.output or tempfile.gettempdir()
-    fields = {
-        "output.uri": f"{place.rstrip('/')}/benchmark-{time.time_ns():x}",
-        "report.contact_sheet_windows": 0,
-        "dataset.uri": args.dataset,
-        "dataset.limit": args.limit,
-    }
-    given = {name: value for name, value in fields.items() if value is not None}
-    config = load_config(args.config, args.set, given)
+    config = load_dataset_config(args)
     make_encoder: MakeEncoder = make_vae_encoder
     if args.simulated_encoder is not None:
         make_encoder = MakeSimulated(args.simulated_encoder)
@@ -102,11 +112,25 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Whole:
-    """One whole run. ``seconds`` names what its time went to; ``peak_bytes`` is by process."""
+    """One whole run.
+
+    Attributes:
+        windows, packs: encoded.
+        windows_per_second: from the end of the first pack to that of the last.
+        cpu_seconds: of all processes, from start to end.
+        cpu_seconds_per_window: of all processes, from the first pack to the last.
+        driver_seconds_per_pack: CPU time of drivers.
+        encoder_busy: share of that time.
+        seconds: what its time went to.
+        peak_bytes: highest memory by kind of process, of Ray's object store and of spilled objects.
+    """
 
     windows: int
+    packs: int
     windows_per_second: float
+    cpu_seconds: float
     cpu_seconds_per_window: float
+    driver_seconds_per_pack: float
     encoder_busy: float
     seconds: Mapping[str, float]
     peak_bytes: Mapping[str, int]
@@ -118,7 +142,7 @@ def benchmark_pipeline(
     """Measure; print a table, what limits and what to change, and last JSON."""
     config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
     recipe = Recipe.from_config(config, make_contract(config))
-    units, windows = _plan(config, recipe)
+    units, windows = plan_of(config, recipe)
     alone: dict[str, list[Alone]] = {"decode": [], "encode": [], "write": []}
 
     def measure_alone() -> None:
@@ -130,7 +154,7 @@ def benchmark_pipeline(
     wholes = []
     for turn in range(turns):
         changed = _for_run(config, windows, alone["encode"][0], turn)
-        wholes.append(apart(_whole, changed, make_encoder))
+        wholes.append(apart(whole_run, changed, make_encoder))
         measure_alone()
     stages = {name: _median(found) for name, found in alone.items()}
     verdict = judge(stages, wholes, cores(config))
@@ -144,7 +168,8 @@ def benchmark_pipeline(
     print(json.dumps({**conditions(), **found}))
 
 
-def _plan(config: Config, recipe: Recipe) -> tuple[tuple[Unit, ...], dict[Bucket, int]]:
+def plan_of(config: Config, recipe: Recipe) -> tuple[tuple[Unit, ...], dict[Bucket, int]]:
+    """Units and windows of a run into an empty cache. Raises ``UserError`` where there are none."""
     manifest = Manifest(Store(config.output.uri, config.storage))
     catalog = read_catalog(config, keep=False)
     probe = LocalRunner(config).probe
@@ -167,8 +192,11 @@ def _for_run(config: Config, windows: dict[Bucket, int], encode: Alone, turn: in
     return config.model_copy(update=changes)
 
 
-def _whole(config: Config, make_encoder: MakeEncoder) -> Whole:
-    """One run, in a process of its own. Raises ``UserError``."""
+def whole_run(config: Config, make_encoder: MakeEncoder) -> Whole:
+    """One run, watched; to be called in a process of its own.
+
+    Raises ``UserError`` when it fails, or is too short to tell a rate.
+    """
     began = time.time()
     with Watch() as watch, contextlib.redirect_stdout(sys.stderr):
         code = run_job(config, JobOptions(), make_encoder)
@@ -184,8 +212,11 @@ def _whole(config: Config, make_encoder: MakeEncoder) -> Whole:
     peaks = watch.peak_bytes(tuple(_WORKERS))
     return Whole(
         windows=report["windows"],
+        packs=report["packs"],
         windows_per_second=report["windows_per_second"],
+        cpu_seconds=watch.cpu_seconds(began, ended),
         cpu_seconds_per_window=watch.cpu_seconds(first, last) / report["windows"],
+        driver_seconds_per_pack=report["driver_seconds_per_pack"],
         encoder_busy=report["encoder_busy"],
         seconds={"start-up": first - began, "encode": last - first, "end": ended - last},
         peak_bytes={_WORKERS.get(name, name): size for name, size in peaks.items()},

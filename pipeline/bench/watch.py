@@ -13,6 +13,8 @@ from typing import Self
 SECONDS = 0.5
 """Time between two looks."""
 
+_RAYLET = "raylet"
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -22,6 +24,7 @@ class _Process:
 
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
+    shared_bytes: int = 0
     names: set[str] = field(default_factory=set)
 
 
@@ -35,6 +38,7 @@ class Watch:
         self._processes: dict[int, _Process] = {}
         self._times: list[float] = []
         self._cpu: list[float] = []
+        self._spilled = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, daemon=True)
 
@@ -58,8 +62,15 @@ class Watch:
         return self._at(end) - self._at(begin)
 
     def peak_bytes(self, words: tuple[str, ...]) -> dict[str, int]:
-        """Peak memory by kind: this process (``driver``), and workers with a word in their name."""
+        """Peak memory by kind: this process (``driver``), workers with a word in their name.
+
+        ``object store`` is what Ray's shared memory has ever held at once on a node, ``spilled``
+        what lay on disk besides.
+        """
         peaks = {"driver": self._processes[os.getpid()].peak_bytes}
+        stores = [p.shared_bytes for p in self._processes.values() if _RAYLET in p.names]
+        peaks["object store"] = max(stores, default=0)
+        peaks["spilled"] = self._spilled
         for process in self._processes.values():
             for word in words:
                 if any(word in name for name in process.names):
@@ -86,8 +97,11 @@ class Watch:
             seen = self._processes.setdefault(process, _Process())
             with contextlib.suppress(OSError, IndexError, ValueError):
                 seen.cpu_seconds = _cpu_seconds(process)
-                seen.peak_bytes = max(seen.peak_bytes, _own_bytes(process))
-                seen.names.add(Path(f"/proc/{process}/cmdline").read_text().split("\0")[0])
+                own, shared = _resident_bytes(process)
+                seen.peak_bytes = max(seen.peak_bytes, own)
+                seen.shared_bytes = max(seen.shared_bytes, shared)
+                seen.names.add(_name(process))
+        self._spilled = max(self._spilled, _spilled_bytes())
         self._times.append(time.time())
         self._cpu.append(sum(process.cpu_seconds for process in self._processes.values()))
 
@@ -112,10 +126,27 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _own_bytes(process: int) -> int:
+def _resident_bytes(process: int) -> tuple[int, int]:
+    """Memory of its own, and shared memory that it has touched."""
     sizes = {}
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, value = line.partition(":")
-        if name in ("RssAnon", "RssFile"):
+        if name in ("RssAnon", "RssFile", "RssShmem"):
             sizes[name] = int(value.split()[0]) * 1024
-    return sum(sizes.values())
+    return sizes["RssAnon"] + sizes["RssFile"], sizes["RssShmem"]
+
+
+def _name(process: int) -> str:
+    """What a process is called: a worker of Ray by what it does."""
+    first = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
+    return first.rpartition("/")[2] if first.endswith(_RAYLET) else first
+
+
+def _spilled_bytes() -> int:
+    """Objects that Ray has put on disk now, where it keeps its sessions by default."""
+    session = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest"
+    whole = 0
+    for path in session.glob("ray_spilled_objects*/*"):
+        with contextlib.suppress(OSError):
+            whole += path.stat().st_size
+    return whole

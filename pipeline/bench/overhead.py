@@ -1,0 +1,99 @@
+"""What Ray Data and the stages cost beside decoding and writing: CPU time for each window.
+
+Examples:
+  python jobs/benchmark.py overhead --config configs/t2v_540p.yaml --limit 8 --more 48
+  python jobs/benchmark.py overhead --config clips.yaml --limit 200 --more 1200
+
+Two whole runs, over the first --limit and the first --more sources, with a stand-in for the encoder
+that takes no time. What the longer one takes in addition, in CPU time of all processes and for each
+window more, is free of start-up; decoding and writing alone are taken off it. In turns, and the
+median told. With sources of one window the figure is that of a source.
+"""
+
+import argparse
+import json
+import statistics
+from dataclasses import asdict, dataclass
+
+from pipeline.bench.alone import decode_alone, write_alone
+from pipeline.bench.apart import apart
+from pipeline.bench.measure import conditions
+from pipeline.bench.pipeline import dataset_arguments, load_dataset_config, plan_of, whole_run
+from pipeline.bench.write import removed
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+from pipeline.simulated import MakeSimulated
+from pipeline.weights import make_contract, resolve_vae
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    dataset_arguments(parser)
+    parser.add_argument(
+        "--more", metavar="N", type=int, required=True, help="sources of the longer"
+    )
+    parser.add_argument("--seconds", type=float, default=20, help="for each stage alone (20)")
+    parser.add_argument("--turns", type=int, default=3, help="pairs of runs (3)")
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """CPU seconds a window of one turn: all, what two stages take alone, and what is left."""
+
+    windows: int
+    whole: float
+    decode: float
+    write: float
+
+    @property
+    def left(self) -> float:
+        """Of Ray Data and of what is around the stages."""
+        return self.whole - self.decode - self.write
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print. Raises ``UserError``."""
+    if args.limit is None or not 0 < args.limit < args.more:
+        raise UserError(f"--limit {args.limit}, --more {args.more}: give two, the second larger")
+    config = load_dataset_config(args)
+    config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
+    turns = []
+    print(f"{'windows':>9} {'CPU ms each':>12} {'decode':>8} {'write':>8} {'left':>8}")
+    with removed(config):
+        for turn in range(args.turns):
+            turns.append(_turn(config, args.more, args.seconds, turn))
+            one = turns[-1]
+            numbers = [1000 * n for n in (one.whole, one.decode, one.write, one.left)]
+            print(
+                f"{one.windows:>9} {numbers[0]:>12.3g} "
+                + " ".join(f"{number:>8.3g}" for number in numbers[1:]),
+                flush=True,
+            )
+    left = statistics.median(one.left for one in turns)
+    print(f"overhead: {1000 * left:.3g} ms of CPU time a window")
+    print(json.dumps({**conditions(), "left": left, "turns": [asdict(one) for one in turns]}))
+
+
+def _turn(config: Config, more: int, seconds: float, turn: int) -> Overhead:
+    made = MakeSimulated(0.0)
+    short = apart(whole_run, _of(config, config.dataset.limit, f"{turn}-short"), made)
+    long = apart(whole_run, _of(config, more, f"{turn}-long"), made)
+    if long.windows <= short.windows:
+        raise UserError(f"{long.windows} windows in the longer run, {short.windows} in the shorter")
+    recipe = Recipe.from_config(config, make_contract(config))
+    units, windows = plan_of(_of(config, more, "alone"), recipe)
+    decode = decode_alone(config, recipe, units, seconds)
+    write = write_alone(config, windows, seconds / 4)
+    return Overhead(
+        long.windows - short.windows,
+        (long.cpu_seconds - short.cpu_seconds) / (long.windows - short.windows),
+        decode.cpu_seconds_per_window,
+        write.cpu_seconds_per_window,
+    )
+
+
+def _of(config: Config, limit: int | None, name: str) -> Config:
+    dataset = config.dataset.model_copy(update={"limit": limit})
+    output = config.output.model_copy(update={"uri": f"{config.output.uri}/{name}"})
+    return config.model_copy(update={"dataset": dataset, "output": output})
