@@ -107,7 +107,7 @@ def _cluster(nodes: int | None, cpus: int) -> Iterator[None]:
             "num_cpus": cpus,
             "object_store_memory": 300 * 10**6,
             "include_dashboard": False,
-            "_temp_dir": folder,
+            "temp_dir": folder,
         }
         cluster = Cluster(initialize_head=True, head_node_args=head)
         before = os.environ.get("RAY_ADDRESS")

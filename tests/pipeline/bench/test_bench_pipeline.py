@@ -16,7 +16,7 @@ from tests.e2e.support import config_tree, write_config, write_list
 
 
 def whole(rate):
-    return Whole(100, rate, 0.01, 0.9, {"encode": 10.0}, {"driver": 1})
+    return Whole(100, 10, rate, 2.0, 0.01, 0.02, 0.9, {"encode": 10.0}, {"driver": 1})
 
 
 def stages(decode=100.0, encode=50.0, write=1000.0):
@@ -60,7 +60,7 @@ def test_a_watch_sees_what_children_take():
     assert watch.cpu_seconds(begun, time.time()) > 0.3
     assert watch.cpu_seconds(begun, begun) == 0
     peaks = watch.peak_bytes(("sentinel", "nobody"))
-    assert set(peaks) == {"driver", "sentinel"}
+    assert set(peaks) == {"driver", "sentinel", "object store", "spilled"}
     assert peaks["sentinel"] > 200 * 2**20
     assert os.getpid() > 0
 
