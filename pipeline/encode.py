@@ -64,7 +64,7 @@ class WindowEncoder:
             if launched is None:
                 done.extend(fetched.wait() for fetched in waiting)
                 waiting.clear()
-                self.room.shrink(shape)
+                self.room.shrink(shape, len(frames[part]))
                 continue
             waiting.append(launched)
             first = min(part.stop, len(frames))
@@ -74,7 +74,7 @@ class WindowEncoder:
         """Launch one micro-batch; None where memory ran out (its error would hold on to some)."""
         try:
             return self._launch(frames, sample_ids)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         return None

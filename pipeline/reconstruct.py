@@ -10,12 +10,11 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-
 from pipeline.buckets import MULTIPLE, Bucket
 from pipeline.config import Config
 from pipeline.errors import Reason, SourceError, UserError
 from pipeline.reading import Source, open_source
+from pipeline.room import is_out_of_memory
 from pipeline.roundtrip import RoundTrip, Window, WindowScore, blended, finite, pixels
 from pipeline.side_by_side import Sheet, SideBySideVideo, video_codec
 from pipeline.video.decode import (
@@ -287,9 +286,8 @@ def _writing_explained(folder: Path) -> Iterator[None]:
 def _memory_explained(size: Bucket) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not full and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"a window of {size.height}x{size.width} does not fit in memory; pass a smaller "

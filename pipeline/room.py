@@ -22,49 +22,48 @@ class Room:
     """Windows of a call of the VAE, and the bytes that their activations may take, by their shape.
 
     The bytes are the device's free memory when the weights are on it. A shape for which they turn
-    out too many gets half as many, for as long as this lives.
+    out too many gets fewer windows, then fewer bytes, for as long as this lives.
     """
 
     def __init__(self, vae: AutoencoderKL, micro_batch: int | None) -> None:
         self._vae, self._micro_batch = vae, micro_batch
         self._whole = default_budget(vae.device)
-        self._held: dict[Shape, int] = {}
+        self._bytes: dict[Shape, int] = {}
+        self._most: dict[Shape, int] = {}
 
     def budget(self, shape: Shape) -> int:
         """Bytes for the activations of windows of this shape."""
-        return self._held.get(shape, self._whole)
+        return self._bytes.get(shape, self._whole)
 
     def windows(self, shape: Shape) -> int:
         """Windows of one call; the VAE takes them in parts where the budget wants it."""
         frames, height, width = shape
-        if self._micro_batch is not None:
-            if shape in self._held:  # memory ran out over as many as were asked for
-                return min(self._micro_batch, self._plan(shape).batch)
-            return self._micro_batch
-        enough = -(-SATURATING_PIXELS // (frames * height * width))
-        return min(enough, self._plan(shape).batch)
+        enough = self._micro_batch or -(-SATURATING_PIXELS // (frames * height * width))
+        if shape in self._most:  # memory ran out over more
+            return min(enough, self._most[shape])
+        return enough if self._micro_batch else min(enough, self._plan(shape).batch)
 
-    def shrink(self, shape: Shape) -> None:
-        """Memory ran out: take fewer windows at once, and when it is one, finer slices of time.
+    def shrink(self, shape: Shape, windows: int) -> None:
+        """Memory ran out over a call of so many windows: take half of those that went at once.
 
-        Raises ``UserError`` when there is nothing finer.
+        When it was one, the next finer slices of time. Raises ``UserError`` when there are none.
         """
         if self._vae.device.type == "cuda":
             torch.cuda.empty_cache()
-        before = self._plan(shape)
-        least = min(before.options.values())
-        budget = min(self.budget(shape), before.batch * before.peak_bytes)
-        while budget > least:
-            budget //= 2
-            self._held[shape] = budget
-            after = self._plan(shape)
-            if (after.batch, after.slice_frames) != (before.batch, before.slice_frames):
-                return
+        plan = self._plan(shape)
+        tried = min(plan.batch, windows)
+        self._most[shape] = max(1, tried // 2)
+        if tried > 1:
+            return
+        finer = [peak for peak in plan.options.values() if peak < plan.peak_bytes]
+        if finer:
+            self._bytes[shape] = max(finer)
+            return
         frames, height, width = shape
         raise UserError(
             f"the memory of {self._vae.device} ran out over one window of {frames} frames of "
-            f"{height}x{width}, whose activations take {least / 1e9:.1f} GB at the least in "
-            f"{str(self._vae.dtype).removeprefix('torch.')}. Use a smaller bucket, "
+            f"{height}x{width}, whose activations take {plan.peak_bytes / 1e9:.1f} GB at the least "
+            f"in {str(self._vae.dtype).removeprefix('torch.')}. Use a smaller bucket, "
             "vae.compute_dtype: bfloat16, fewer encoders on a device, or one with more memory"
         )
 
@@ -73,7 +72,8 @@ class Room:
         return self._vae.memory_plan(height, width, frames, budget=self.budget(shape))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Whether an allocation failed, on an accelerator or on the CPU."""
     told = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(part in told for part in _TOLD)
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(part in told for part in _TOLD)

@@ -115,6 +115,19 @@ def test_real_clips(name, options, size, frames, all_frames, narrow, clip, capsy
     assert (shown[0].height, shown[0].width) == (size[0], 2 * size[1])
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("cuDNN: ALLOC_FAILED")]
+)
+def test_a_lack_of_memory_is_told_with_remedies(error, narrow, clip, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(AutoencoderKL, "posterior", fail)
+    code, _, err = _run(capsys, clip("short"), *narrow, "--size", "32x48")
+    assert code == 1
+    assert "a window of 32x48 does not fit in memory; pass a smaller --size" in err
+
+
 def test_originals_are_upright_and_on_the_left(narrow, clip, capsys):
     code, out, _ = _run(capsys, clip("rotated90"), *narrow, "--max-windows", "1")
     assert code == 0

@@ -1,6 +1,7 @@
 import copy
 import hashlib
 import warnings
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -42,30 +43,39 @@ def encode_windows(vae, frames, sample_ids, contract, seed, micro_batch):
 class FakeVAE:
     """Gives the numbers of a table: window n's mean and logvar, whatever its frames show.
 
-    Frames carry the window's number in their first pixel. A window takes a byte times the frames of
-    a slice, and calls beyond ``memory`` bytes run out of it.
+    Frames carry the window's number in their first pixel. Bytes by frames of a slice are like those
+    of the published encoder at 256x256, of which ``FIXED`` do not grow with the batch; calls beyond
+    ``memory`` bytes run out of it. ``tried`` has windows at once and frames of a slice of each call.
     """
 
     device, dtype = torch.device("cpu"), torch.float32
+    OPTIONS = MappingProxyType({8: 60, 4: 45, 2: 35, 1: 31})
+    FIXED = 6
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
 
     def __init__(self, means, logvars=None, memory=10**9):
         self.means = means
         self.logvars = logvars or [0.0] * len(means)
         self.memory = memory
         self.calls = []
+        self.tried = []
 
     def memory_plan(self, height, width, frames, *, budget):
-        options = {8: 8, 4: 4, 2: 2, 1: 1}
-        size = next((s for s in options if s <= budget), 1)
-        return MemoryPlan(max(1, budget // size), size, budget, options)
+        sizes = self.OPTIONS if frames > 1 else (8,)
+        options = {size: self.OPTIONS[size] for size in sizes}
+        size = next((s for s, peak in options.items() if peak <= budget), min(options))
+        batch = max(1, (budget - self.FIXED) // (options[size] - self.FIXED))
+        return MemoryPlan(batch, size, budget, options)
 
     def mean(self, x, memory_budget):
         return self.posterior(x, memory_budget).mean
 
     def posterior(self, x, memory_budget):
-        plan = self.memory_plan(32, 32, 17, budget=memory_budget)
-        if min(plan.batch, len(x)) * plan.slice_frames > self.memory:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        plan = self.memory_plan(32, 32, x.shape[1], budget=memory_budget)
+        at_once = min(plan.batch, len(x))
+        self.tried.append((at_once, plan.slice_frames))
+        if self.FIXED + at_once * (plan.peak_bytes - self.FIXED) > self.memory:
+            raise self.error
         self.calls.append(len(x))
         numbers = ((x[:, 0, 0, 0, 0] + 1) * 127.5).round().int().tolist()
         shape = (len(x), 3, 2, 2, 2)
@@ -175,7 +185,7 @@ def test_every_window_is_encoded_once_in_order(count, size):
 @settings(max_examples=50)
 @given(
     count=st.integers(1, 20),
-    memory=st.integers(1, 100),
+    memory=st.integers(31, 1000),
     asked=st.one_of(st.none(), st.integers(1, 12)),
 )
 def test_nothing_is_lost_where_memory_runs_out(count, memory, asked):
@@ -187,9 +197,55 @@ def test_nothing_is_lost_where_memory_runs_out(count, memory, asked):
         encoded = encoder(numbered_frames(count), ids(count))
         assert encoded.tensors["mean"][:, -1, -1, -1, -1].tolist() == list(range(count))
         assert sum(model.calls) == count
-    held = encoder.room.budget(shape)
+    held, calls = (encoder.room.budget(shape), encoder.room.windows(shape)), len(model.calls)
+    model.tried.clear()
     encoder(numbered_frames(count), ids(count))
-    assert encoder.room.budget(shape) == held  # what held is remembered: nothing runs out again
+    assert len(model.tried) == calls  # what held is remembered: nothing runs out again
+    assert (encoder.room.budget(shape), encoder.room.windows(shape)) == held
+
+
+@pytest.mark.parametrize("asked", [None, 12])
+@pytest.mark.parametrize(
+    ("memory", "tried"),
+    [
+        (6 + 54 * 6, [(12, 8), (6, 8), (6, 8)]),
+        (6 + 54 * 2, [(12, 8), (6, 8), (3, 8), (1, 8)]),
+        (60, [(12, 8), (6, 8), (3, 8), (1, 8)]),
+        (59, [(12, 8), (6, 8), (3, 8), (1, 8), (1, 4)]),
+        (44, [(12, 8), (6, 8), (3, 8), (1, 8), (1, 4), (1, 2)]),
+        (34, [(12, 8), (6, 8), (3, 8), (1, 8), (1, 4), (1, 2), (1, 1)]),
+    ],
+)
+def test_half_of_what_was_tried_comes_next_then_the_next_finer_slices(memory, tried, asked):
+    """Whatever the budget says: it is far beyond the memory."""
+    model = FakeVAE([float(n) for n in range(12)], memory=memory)
+    WindowEncoder(model, MOMENTS, 0, asked)(numbered_frames(12), ids(12))
+    assert model.tried[: len(tried)] == tried
+    assert set(model.tried[len(tried) :]) <= {tried[-1]}  # what held is not left again
+
+
+def test_a_budget_of_a_few_windows_is_halved_from_what_went_at_once():
+    """A call of more windows is split by the VAE; these did not all go at once."""
+    model = FakeVAE([float(n) for n in range(12)], memory=6 + 54 * 2)
+    encoder = WindowEncoder(model, MOMENTS, 0, 12)
+    encoder.room._whole = 6 + 54 * 4
+    encoder(numbered_frames(12), ids(12))
+    assert model.tried == [(4, 8)] + [(2, 8)] * 6
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("cuDNN: ALLOC_FAILED")])
+def test_every_kind_of_a_lack_of_memory_is_met(error):
+    model = FakeVAE([0.0, 1.0], memory=60)
+    model.error = error
+    encoded = WindowEncoder(model, MOMENTS, 0, 2)(numbered_frames(2), ids(2))
+    assert encoded.tensors["mean"][:, -1, -1, -1, -1].tolist() == [0, 1]
+    assert model.tried == [(2, 8), (1, 8), (1, 8)]
+
+
+def test_an_image_has_no_finer_slices():
+    encoder = WindowEncoder(FakeVAE([0.0], memory=59), MOMENTS, 0)
+    with pytest.raises(UserError, match="one window of 1 frames of 32x32"):
+        encoder(numbered_frames(1)[:, :1], ids(1))
 
 
 def test_a_window_that_never_fits_is_told_with_remedies():
