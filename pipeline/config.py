@@ -262,6 +262,11 @@ class RunConfig(_Section):
             )
         return self
 
+    @property
+    def device_share(self) -> float:
+        """The part of a GPU that is one encoder's: below 1 where several share it."""
+        return min(1.0, self.gpus_per_encoder) or 1.0
+
 
 class ForecastConfig(_Section):
     """Assumptions of ``--plan`` where no earlier run of this cache gives a measured rate."""

@@ -36,11 +36,24 @@ class WindowEncoder:
     """
 
     def __init__(
-        self, vae: AutoencoderKL, contract: Contract, seed: int, micro_batch: int | None = None
+        self,
+        vae: AutoencoderKL,
+        contract: Contract,
+        seed: int,
+        micro_batch: int | None = None,
+        device_share: float = 1.0,
     ) -> None:
-        """``micro_batch``: windows of one call of the VAE at the most; None: by pixels."""
+        """Take up the device.
+
+        Args:
+            vae: the model, on its device.
+            contract: what is stored.
+            seed: of the noise of samples.
+            micro_batch: windows of one call of the VAE at the most; None: by pixels.
+            device_share: the part of a GPU's memory that is this encoder's, in (0, 1].
+        """
         self.vae = vae
-        self.room = Room(vae, micro_batch)
+        self.room = Room(vae, micro_batch, device_share)
         self._contract, self._seed = contract, seed
         self._transfer = Transfer(vae.device)
 

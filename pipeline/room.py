@@ -25,9 +25,14 @@ class Room:
     out too many gets fewer windows, then fewer bytes, for as long as this lives.
     """
 
-    def __init__(self, vae: AutoencoderKL, micro_batch: int | None) -> None:
+    def __init__(
+        self, vae: AutoencoderKL, micro_batch: int | None, device_share: float = 1.0
+    ) -> None:
+        """With a ``device_share`` below 1 this process is held to that part of a GPU's memory."""
         self._vae, self._micro_batch = vae, micro_batch
-        self._whole = default_budget(vae.device)
+        if vae.device.type == "cuda" and device_share < 1:
+            torch.cuda.set_per_process_memory_fraction(device_share, vae.device)
+        self._whole = default_budget(vae.device, device_share)
         self._bytes: dict[Shape, int] = {}
         self._most: dict[Shape, int] = {}
 

@@ -31,7 +31,8 @@ class Transfer:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._api = torch.get_device_module(device)
-        self._sending, self._fetching = self._api.Stream(), self._api.Stream()
+        on = {} if device.type == "cpu" else {"device": device}  # which need not be the current one
+        self._sending, self._fetching = self._api.Stream(**on), self._api.Stream(**on)
         self._pinned = device.type == "cuda"
 
     def send(self, array: np.ndarray) -> torch.Tensor:
@@ -44,7 +45,7 @@ class Transfer:
         np.copyto(host.numpy(), array)
         with self._api.stream(self._sending):
             sent = host.to(self._device, non_blocking=True)
-        working = self._api.current_stream()
+        working = self._api.current_stream(self._device)
         working.wait_stream(self._sending)
         if sent is not host:  # its memory is of the other stream: not to be reused before this one
             sent.record_stream(working)
@@ -52,7 +53,7 @@ class Transfer:
 
     def fetch(self, tensors: Mapping[str, torch.Tensor]) -> Fetched:
         """Start to copy tensors from the device, after all that has been launched so far."""
-        self._fetching.wait_stream(self._api.current_stream())
+        self._fetching.wait_stream(self._api.current_stream(self._device))
         event = self._api.Event()
         here = {}
         with self._api.stream(self._fetching):

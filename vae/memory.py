@@ -157,15 +157,20 @@ def _need(
     return _Need(bytes_, max(1, round(cost.largest_elements * area)))
 
 
-def default_budget(device: torch.device) -> int:
-    """Bytes for activations on a device as it is now, where the caller names none."""
+def default_budget(device: torch.device, share: float = 1.0) -> int:
+    """Bytes for activations on a device as it is now, where the caller names none.
+
+    ``share``: the part of an accelerator that is this process's, in (0, 1]. What others have not
+    taken yet of theirs is not counted as free.
+    """
     if device.type == "meta":
         return sys.maxsize  # nothing is allocated
     if device.type != "cuda":
         return CPU_BUDGET
-    free, _ = torch.cuda.mem_get_info(device)
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(DEVICE_SHARE * (free + cached))
+    free, total = torch.cuda.mem_get_info(device)
+    allocated = torch.cuda.memory_allocated(device)
+    cached = torch.cuda.memory_reserved(device) - allocated
+    return max(1, int(DEVICE_SHARE * min(free + cached, share * total - allocated)))
 
 
 @lru_cache(maxsize=256)

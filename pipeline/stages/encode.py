@@ -39,7 +39,9 @@ def make_vae_encoder(config: Config, recipe: Recipe) -> EncodesWindows:
     vae = load_encoder(config.vae, config.storage, recipe.contract.encoder_sha256)
     if config.run.compile:
         vae.compile_norms()
-    return WindowEncoder(vae, recipe.contract, recipe.seed, config.run.micro_batch)
+    return WindowEncoder(
+        vae, recipe.contract, recipe.seed, config.run.micro_batch, config.run.device_share
+    )
 
 
 class Encoder:

@@ -17,6 +17,7 @@ from pipeline.room import Room, is_out_of_memory
 from pipeline.stages.encode import Encoder
 from pipeline.weights import load_vae
 from vae import DiagonalGaussian, MemoryPlan
+from vae.memory import DEVICE_SHARE
 
 MOMENTS = make_contract(dtype="float32")
 
@@ -274,6 +275,32 @@ def test_windows_of_a_call_follow_from_pixels_and_memory(vae):
     assert room.windows((1, 32, 32)) > room.windows((17, 32, 32)) > 1
     assert room.windows((17, 544, 992)) == 1
     assert Room(vae, 3).windows((17, 32, 32)) == 3
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "held"), [(0.25, 0.25, [0.25]), (1, 1.0, []), (2, 1.0, [])]
+)
+def test_encoders_that_share_a_gpu_keep_to_their_part(gpus, share, held, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *a: asked.append(a))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (90, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10)
+    monkeypatch.setattr(FakeVAE, "device", torch.device("cuda:1"))
+    run = make_config(run__runner="ray", run__gpus_per_encoder=gpus).run
+    room = Room(FakeVAE([0.0]), None, run.device_share)
+    assert room.budget((17, 32, 32)) == int(DEVICE_SHARE * (100 * share - 10))
+    assert asked == [(part, FakeVAE.device) for part in held]
+
+
+def test_the_share_of_the_configuration_reaches_the_encoder(monkeypatch):
+    made = []
+    monkeypatch.setattr("pipeline.encode.Room", lambda *arguments: made.append(arguments))
+    config = make_config(run__gpus_per_encoder=0.5, run__micro_batch=3)
+    Encoder(config, make_recipe(config))
+    [(_, micro_batch, share)] = made
+    assert (micro_batch, share) == (3, 0.5)
+    assert make_config().run.device_share == 1
 
 
 # ---- noise

@@ -31,3 +31,28 @@ def test_what_is_fetched_is_a_copy():
     fetched = Transfer(torch.device("cpu")).fetch({"values": values})
     values += 1
     assert fetched.wait()["values"].tolist() == [0, 0, 0]
+
+
+def test_streams_are_of_the_device_that_is_named_not_of_the_current_one(monkeypatch):
+    device, asked = torch.device("cuda:1"), []
+
+    class Api:
+        """Of a device that is not there."""
+
+        def Stream(self, device):  # noqa: N802 (torch's name)
+            asked.append(device)
+            return torch.cpu.Stream()
+
+        def current_stream(self, device):
+            asked.append(device)
+            return torch.cpu.Stream()
+
+        def __getattr__(self, name):
+            return getattr(torch.cpu, name)
+
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Api())
+    transfer = Transfer(device)
+    transfer._pinned = False
+    values = torch.ones(2)
+    assert transfer.fetch({"values": values}).wait()["values"].tolist() == [1, 1]
+    assert asked == [device] * 3

@@ -126,6 +126,9 @@ def test_budgets_by_default(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30 * MIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 * MIB)
     assert default_budget(torch.device("cuda")) == int(DEVICE_SHARE * 80 * MIB)
+    quarter = default_budget(torch.device("cuda"), 0.25)  # which holds the weights too
+    assert quarter == int(DEVICE_SHARE * (25 - 10) * MIB)
+    assert default_budget(torch.device("cuda"), 0.05) == 1
     model = AutoencoderKL.from_config(TINY)
     assert model.memory_plan(32, 32).budget == CPU_BUDGET
     assert model.memory_plan(32, 32, budget=5).budget == 5
