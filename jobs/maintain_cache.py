@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.cli import positive
 from pipeline.config import ByteSize, StorageConfig
 from pipeline.errors import UserError
 from pipeline.explain import explained
@@ -77,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     found = command("vacuum", "delete what no snapshot that stays needs")
     found.add_argument(
-        "--keep-snapshots", metavar="K", type=_count, help="the newest K stay (default: all)"
+        "--keep-snapshots", metavar="K", type=positive, help="the newest K stay (default: all)"
     )
     found.add_argument(
         "--keep-days", metavar="D", type=_amount, help="those younger than D days stay"
@@ -110,13 +111,6 @@ def make_parser() -> argparse.ArgumentParser:
         store.add_argument("--endpoint-url", metavar="URL", help="default: AWS_ENDPOINT_URL")
         store.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 1 or more")
-    return value
 
 
 def _amount(text: str) -> float:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from pipeline.buckets import Bucket
-from pipeline.cli import Parser
+from pipeline.cli import Parser, positive
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
 from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     frames.add_argument(
         "--max-windows",
         metavar="N",
-        type=_count,
+        type=positive,
         default=4,
         help=f"windows of {WINDOW_FRAMES} frames to take, from the start (default: %(default)s)",
     )
@@ -198,12 +198,6 @@ def _size(text: str) -> Bucket:
         return Bucket(int(match[1]), int(match[2]))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return int(text)
 
 
 def _seed(text: str) -> int:

@@ -1,6 +1,7 @@
 """The command line that the jobs share: parse, configure, run."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -17,6 +18,13 @@ class Parser(argparse.ArgumentParser):
         """Print usage and the mistake; exit with 1."""
         self.print_usage(sys.stderr)
         self.exit(EXIT_USAGE, f"error: {message}\n")
+
+
+def positive(text: str) -> int:
+    """The type of an argument that is a whole number of 1 or more."""
+    if not re.fullmatch(r"0*[1-9]\d{0,17}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
 
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from fsspec.utils import tokenize
 
-from pipeline.config import Config, StorageConfig, VAESection, WidthsConfig
+from pipeline.config import Config, LatentsConfig, StorageConfig, VAESection, WidthsConfig
 from pipeline.contract import FORMAT_VERSION, Contract
 from pipeline.errors import SourceError, UserError
 from pipeline.reading import fetch_file, open_source, stat_source
@@ -138,15 +138,20 @@ def weights_sha256(section: VAESection, storage: StorageConfig) -> str:
 def make_contract(config: Config) -> Contract:
     """The contract that a cache made with this configuration keeps."""
     model = _model(config.vae, config.storage)
+    return contract_for(model, config.latents, weights_sha256(config.vae, config.storage))
+
+
+def contract_for(model: VAEConfig, latents: LatentsConfig, sha256: str) -> Contract:
+    """The contract of what a model of this architecture makes, its encoder having this hash."""
     return Contract(
         format_version=FORMAT_VERSION,
         vae_version=model.version,
         z_channels=model.z_channels,
-        encoder_sha256=weights_sha256(config.vae, config.storage),
+        encoder_sha256=sha256,
         value_range=(-1.0, 1.0),
         layout=LAYOUT,
-        statistic=config.latents.statistic,
-        dtype=config.latents.dtype,
+        statistic=latents.statistic,
+        dtype=latents.dtype,
         scale=1.0,
         shift=0.0,
         window_frames=WINDOW_FRAMES,

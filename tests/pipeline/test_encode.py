@@ -46,7 +46,7 @@ class FakeVAE:
 
     Frames carry the window's number in their first pixel. Bytes by frames of a slice are like those
     of the published encoder at 256x256, of which ``FIXED`` do not grow with the batch; calls beyond
-    ``memory`` bytes run out of it. ``tried`` has windows at once and frames of a slice of each call.
+    ``memory`` bytes run out of it. ``tried``: windows at once and frames of a slice, by call.
     """
 
     device, dtype = torch.device("cpu"), torch.float32

@@ -1,15 +1,20 @@
 """The VAE's benchmark: what it says is of this run, and its checks can fail."""
 
+import argparse
 import json
+import math
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from jobs.benchmark import main
-from pipeline.bench import goldens
+from pipeline.bench import goldens, vae
 from pipeline.bench.vae import GOLDENS
-from vae import VAEConfig, encoding_cost
+from pipeline.transfer import Fetched
+from vae import AutoencoderKL, VAEConfig, encoding_cost
+from vae.norms import GroupNorm, norm_into
 
 WINDOW = "uint8_b1_t17_32x32.safetensors"
 SMALL = ["--height", "32", "--width", "48", "--widths", "narrow", "--turns", "2"]
@@ -67,8 +72,11 @@ def test_the_references_clips_are_checked_through_every_path(capsys, few):
     assert code == 0
     assert found["passed"]
     names = [check["name"] for check in found["checks"]]
-    assert len(set(names)) == len(names) == 16
-    assert all(0 < check["error"] <= check["bound"] for check in found["checks"])
+    assert len(set(names)) == len(names) == 20
+    assert all(0 <= check["error"] <= check["bound"] for check in found["checks"])
+    in_a_run = [check for check in found["checks"] if "as in a run" in check["name"]]
+    assert len(in_a_run) == 4
+    assert all(check["error"] > 0 for check in found["checks"] if check not in in_a_run)
     assert "ok    v2_small, bfloat16, finest slices" in printed.out
 
 
@@ -84,8 +92,145 @@ def test_a_wrong_number_fails_the_check(few):
         tensors["mean"] += 0.001
         save_file(tensors, few / name / WINDOW)
     checks = goldens.check_goldens(few, "cpu", torch.float32, compiled=False)
-    assert checks
-    assert not any(check.passed for check in checks)
+    assert len(checks) == 10
+    assert {check.name for check in checks if check.passed} == {  # which looks at no clip
+        f"{name}, float32, as in a run" for name in goldens.SETS
+    }
+
+
+def test_windows_that_come_back_wrong_from_a_run_fail_the_check(few, monkeypatch):
+    def mixed_up(self):
+        return {name: tensor.flip(0).numpy() for name, tensor in self.tensors.items()}
+
+    monkeypatch.setattr(Fetched, "wait", mixed_up)
+    checks = goldens.check_goldens(few, "cpu", torch.float32, compiled=False)
+    assert {check.name for check in checks if not check.passed} == {
+        f"{name}, float32, as in a run" for name in goldens.SETS
+    }
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "failed"),
+    [
+        ("decode", RuntimeError("CUDA error: an illegal address"), 8),
+        ("mean", torch.OutOfMemoryError("CUDA out of memory"), 2),
+    ],
+)
+def test_a_check_that_breaks_off_has_failed_and_the_others_go_on(
+    capsys, few, tmp_path, monkeypatch, broken, error, failed
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(AutoencoderKL, broken, fail)
+    out = tmp_path / "vae.json"
+    options = ("--check", "--goldens", str(few), "--out", str(out))
+    code, found, printed = benchmark(capsys, *options)
+    assert code == 1
+    assert found["passed"] is False
+    assert json.loads(out.read_text()) == found
+    wrong = [check for check in found["checks"] if not check["passed"]]
+    assert len(wrong) == 2 * failed
+    assert {check["message"] for check in wrong} == {f"{type(error).__name__}: {error}"}
+    assert {check["error"] for check in wrong} == {None}
+    assert str(error) in printed.err.splitlines()[-1]
+    assert found["windows_per_second"] > 0
+
+
+def test_where_memory_runs_out_over_the_measurement_the_checks_go_on(
+    capsys, few, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(vae, "_encode", fail)
+    out = tmp_path / "vae.json"
+    options = ("--check", "--goldens", str(few), "--out", str(out))
+    code, found, printed = benchmark(capsys, *options)
+    assert code == 1
+    assert json.loads(out.read_text()) == found
+    assert [check["name"] for check in found["checks"] if not check["passed"]] == ["measuring"]
+    assert "memory ran out; try a smaller --batch" in printed.err.splitlines()[-1]
+
+
+def test_the_file_is_written_whatever_happens(capsys, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("no reason")
+
+    out = tmp_path / "vae.json"
+    monkeypatch.setattr(vae, "load_encoder", fail)
+    with pytest.raises(ZeroDivisionError):
+        benchmark(capsys, "--out", str(out))
+    assert json.loads(out.read_text()) == {"passed": False, "error": "no reason"}
+
+
+@pytest.mark.parametrize(("shares", "passed"), [([0.9, -3.0, 0.8], True), ([0.1, 0.9, 0.2], False)])
+def test_copies_are_judged_by_the_median_of_three_tries(shares, passed, monkeypatch):
+    asked = []
+
+    def seen(*arguments):
+        asked.append(arguments)
+        return shares
+
+    monkeypatch.setattr(vae, "_copies_hidden", seen)
+    found = {}
+    assert vae.check_copies("model", "x", 5, found).passed is passed
+    assert asked == [("model", "x", 5, 3)]
+    assert found["copy_hidden"] == sorted(shares)[1]
+
+
+def test_compiled_norms_are_checked_within_the_budget(few, monkeypatch):
+    """By a stand-in for the compiler, which the CPU here need not have."""
+    model = AutoencoderKL.from_file(few / "v2_small" / "weights.safetensors")
+    budgets = []
+    posterior = AutoencoderKL.posterior
+
+    def watched(self, x, *, memory_budget):
+        budgets.append(memory_budget)
+        return posterior(self, x, memory_budget=memory_budget)
+
+    def compiled(wrong):
+        def norm(x, out, *rest):
+            norm_into(x, out, *rest)
+            out.add_(wrong)
+
+        for module in model.modules():
+            if isinstance(module, GroupNorm):
+                module.fused = norm
+
+    monkeypatch.setattr(AutoencoderKL, "posterior", watched)
+    args = argparse.Namespace(
+        batch=1, images=False, frames=17, height=32, width=32, budget=7, turns=1
+    )
+    for wrong, passed in ((0.0, True), (0.01, False)):
+        found = {}
+        monkeypatch.setattr(model, "compile_norms", partial(compiled, wrong))
+        assert vae.check_compiled_norms(model, args, found).passed is passed
+        assert found["compiled_norms"]["per_second"] > 0
+    assert set(budgets) == {7}
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("no Triton")):
+
+        def fail(error=error):
+            raise error
+
+        monkeypatch.setattr(model, "compile_norms", fail)
+        check = vae.check_compiled_norms(model, args, {})
+        assert (check.passed, check.error) == (False, None)
+        assert str(error) in check.message
+
+
+def test_an_error_that_is_no_number_fails_the_check():
+    check = goldens.checked("a check", 1.0, lambda: math.nan)
+    assert (check.passed, check.error, check.message) == (False, None, "the error is nan")
+
+
+@pytest.mark.parametrize("option", ["--batch", "--turns", "--threads", "--budget"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
+def test_numbers_that_count_are_1_or_more(capsys, option, value):
+    with pytest.raises(SystemExit) as stopped:
+        main(["vae", f"{option}={value}"])
+    assert stopped.value.code == 1
+    assert f"argument {option}: '{value}' is not a number of 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -94,6 +239,7 @@ def test_a_wrong_number_fails_the_check(few):
         (["--height", "40"], "multiple of 16"),
         (["--check", "--goldens", "/nowhere"], "--goldens"),
         (["--checkpoint", "/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["--out", "/nowhere/vae.json"], "--out /nowhere/vae.json: No such file or directory"),
     ],
 )
 def test_mistakes_are_told(capsys, options, words):
