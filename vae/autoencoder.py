@@ -20,13 +20,7 @@ from vae.encoder import Encoder
 from vae.frames import WINDOW_FRAMES, check_latent, check_video, decoded_frames
 from vae.heap import return_freed_blocks
 from vae.layers import CausalConv3d
-from vae.memory import (
-    SLICE_FRAMES,
-    MemoryPlan,
-    Part,
-    encoding_cost,
-    make_plan,
-)
+from vae.memory import SLICE_FRAMES, MemoryPlan, Part, encoding_cost, make_plan
 from vae.norms import compile_norms
 from vae.posterior import DiagonalGaussian
 from vae.safetensors_file import Readable, SafetensorsFile, open_safetensors
@@ -186,15 +180,16 @@ class AutoencoderKL(nn.Module):
             self.encoder = Encoder(config)
             if parts == "all":
                 self.decoder = Decoder(config)
-        if weights is None:
-            return self.to(dtype)
-        expected = {key: tuple(value.shape) for key, value in self.state_dict().items()}
-        if isinstance(weights, SafetensorsFile):
-            tensors = checkpoint.load_file(weights, config, expected, device, dtype, parts, digest)
-        else:
-            tensors = checkpoint.load_mapping(weights, config, expected, device, dtype, parts)
-        super().load_state_dict(tensors, assign=True)
-        if device.type == "cuda":
+        if weights is not None:
+            expected = {key: tuple(value.shape) for key, value in self.state_dict().items()}
+            wanted = config, expected, device, dtype, parts
+            if isinstance(weights, SafetensorsFile):
+                tensors = checkpoint.load_file(weights, *wanted, digest)
+            else:
+                tensors = checkpoint.load_mapping(weights, *wanted)
+            super().load_state_dict(tensors, assign=True)
+        self.to(dtype)
+        if device.type != "cpu":
             self.order_weights()
         return self
 
@@ -288,16 +283,22 @@ class AutoencoderKL(nn.Module):
         Args:
             height: pixels of the video, a multiple of 16 (version 1: 8), as ``width``.
             width: pixels of the video.
-            frames: of one window, 1 to 17.
+            frames: of one window: 1, 9 (version 1: 5, 9, 13) or 17. More are a clip, which comes
+                window by window: it takes what 17 do.
             dtype: of the activations; that of the weights if None.
-            budget: bytes for activations; the default of :meth:`posterior` if None.
+            budget: bytes for activations, 1 or more; the default of :meth:`posterior` if None.
             part: ``"encoder"`` or ``"decoder"``.
+
+        Raises:
+            ValueError: an argument is not legal; the message says what would be.
 
         Returns:
             The plan; ``str(plan)`` explains the choice. Peaks are counted, operator by operator,
             with the reordered weights that convolutions hold on the CPU, but without the workspace
             of an accelerator's kernels.
         """
+        if isinstance(frames, int):
+            frames = min(frames, WINDOW_FRAMES)
         given = self.config, height, width, frames, dtype or self.dtype, budget
         return make_plan(*given, part=part, device=self.device)
 
@@ -313,14 +314,9 @@ class AutoencoderKL(nn.Module):
     def cost(self, height: int, width: int, frames: int = WINDOW_FRAMES) -> Cost:
         """FLOPs, bytes moved and the least of them of encoding one window, counted without data.
 
-        ``height`` and ``width`` are in pixels, ``frames`` at most 17; in the weights' dtype.
-
-        Raises:
-            ValueError: a size is no multiple of 16 (version 1: 8).
+        ``height`` and ``width`` are in pixels, ``frames`` those of one window as for
+        :meth:`memory_plan`, but no clip's; in the weights' dtype. Raises ``ValueError`` otherwise.
         """
-        factor = self.config.compression.spatial
-        if height % factor or width % factor:
-            raise ValueError(f"{height}x{width}: both must be multiples of {factor}")
         return encoding_cost(self.config, height, width, frames, self.dtype, SLICE_FRAMES[0])
 
     @torch.no_grad()
@@ -378,11 +374,13 @@ class AutoencoderKL(nn.Module):
     def order_weights(self) -> None:
         """Put the weights of convolutions into the memory order of the activations.
 
-        Done on CUDA when weights are loaded: cuDNN would do it anew in each call. No value changes.
+        Done on accelerators when the model is made: cuDNN would do it anew in each call, as it does
+        for first frames and images, whose last tap in time lies apart. No value changes.
         """
         for module in self.modules():
-            if isinstance(module, CausalConv3d):
-                module.weight.data = module.weight.data.contiguous(memory_format=LAYOUT)
+            if isinstance(module, CausalConv3d | nn.Conv2d):
+                order = LAYOUT if module.weight.ndim == 5 else torch.channels_last
+                module.weight.data = module.weight.data.contiguous(memory_format=order)
 
     def compile_norms(self, backend: str = "inductor") -> None:
         """Make one kernel of each norm and its SiLU, by ``torch.compile``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -179,6 +180,23 @@ def check_video(
         _check_values(x)
 
 
+def check_window(height: int, width: int, frames: int, compression: Compression) -> None:
+    """Check the sizes of one window, in pixels and frames.
+
+    Raises:
+        ValueError: a size is no positive multiple of ``compression.spatial``, or no window has so
+            many frames.
+    """
+    factor = compression.spatial
+    for name, size in (("height", height), ("width", width)):
+        if not _is_whole(size) or size < 1 or size % factor:
+            raise ValueError(f"{name}={size!r} must be a positive multiple of {factor}.")
+    legal = (*compression.partial_windows, WINDOW_FRAMES)
+    if not _is_whole(frames) or frames not in legal:
+        *most, last = map(str, legal)
+        raise ValueError(f"frames={frames!r}: a window has {', '.join(most)} or {last} frames.")
+
+
 def check_latent(z: Tensor, channels: int) -> None:
     """Check that ``z`` can be decoded: (B, t, C, h, w), floating point.
 
@@ -191,6 +209,10 @@ def check_latent(z: Tensor, channels: int) -> None:
     )
     if not z.is_floating_point():
         raise ValueError(f"z has dtype {z.dtype}; a latent is floating point.")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _check_axes(name: str, x: Tensor, layout: str, channels: int, single: str) -> None:

@@ -19,8 +19,12 @@ def return_freed_blocks() -> bool:
     By itself glibc raises the size from which on it does so to that of the largest block freed so
     far, up to 32 MiB, and holds on to smaller ones: after an encoding some hundred megabytes that
     nobody uses. This holds for the process, from the first call on. It is left alone where the
-    environment sets ``MALLOC_MMAP_THRESHOLD_``, and where the C library is another.
+    environment sets that size (``MALLOC_MMAP_THRESHOLD_``, or ``glibc.malloc.mmap_threshold`` in
+    ``GLIBC_TUNABLES``), and where the C library is another.
     """
+    tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
+    if any(each.startswith("glibc.malloc.mmap_threshold=") for each in tunables):
+        return False
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

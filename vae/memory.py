@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from numbers import Integral
+from typing import Literal, get_args
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -17,7 +18,7 @@ from vae.cost import Cost, count_cost
 from vae.decoder import Decoder
 from vae.device import counting_for
 from vae.encoder import Encoder
-from vae.frames import WINDOW_FRAMES, latent_frames
+from vae.frames import WINDOW_FRAMES, check_window, latent_frames
 
 Part = Literal["encoder", "decoder"]
 """Which half of the model works."""
@@ -99,7 +100,14 @@ def make_plan(
     images have one way only: they come whole. The batch is what then fits beside one another.
     ``budget``: None for :func:`default_budget`. Without ``all_options`` those that are finer than
     the plan's slices are left out; counting each takes a while at its first time.
+
+    Raises:
+        ValueError: an argument is not legal; the message names it, its value and what would be.
     """
+    check_window(height, width, frames, config.compression)
+    _check_bytes_and_dtype(budget, dtype)
+    if part not in get_args(Part):
+        raise ValueError(f"part={part!r} is unknown; use 'encoder' or 'decoder'.")
     sizes = SLICE_FRAMES if frames > 1 and config.version == 2 else SLICE_FRAMES[:1]
     device = torch.device(device)
     budget = default_budget(device) if budget is None else budget
@@ -113,6 +121,16 @@ def make_plan(
                 break
     assert found is not None
     return MemoryPlan(*found, budget, peaks)
+
+
+def _check_bytes_and_dtype(budget: int | None, dtype: torch.dtype) -> None:
+    whole = isinstance(budget, Integral) and not isinstance(budget, bool)
+    if budget is not None and not (whole and budget > 0):
+        raise ValueError(
+            f"budget={budget!r} must be a whole number of bytes of 1 or more, such as 3 * 10**9."
+        )
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype={dtype!r} must be a floating point one, such as torch.bfloat16.")
 
 
 @dataclass(frozen=True)
@@ -202,7 +220,13 @@ def encoding_cost(
     dtype: torch.dtype = torch.bfloat16,
     slice_frames: int | None = None,
 ) -> Cost:
-    """Cost of encoding one window, counted without any data."""
+    """Cost of encoding one window, counted without any data.
+
+    Raises:
+        ValueError: a size is not one of a window, or the dtype not floating point.
+    """
+    check_window(height, width, frames, config.compression)
+    _check_bytes_and_dtype(None, dtype)
     with _unseen():
         encoder = Encoder(config).to(dtype)
         x = torch.empty(1, config.in_channels, frames, height, width, dtype=dtype)
@@ -218,7 +242,13 @@ def decoding_cost(
     dtype: torch.dtype = torch.bfloat16,
     slice_frames: int | None = None,
 ) -> Cost:
-    """Cost of decoding the latent of one window of these sizes, counted without any data."""
+    """Cost of decoding the latent of one window of these sizes, counted without any data.
+
+    Raises:
+        ValueError: as :func:`encoding_cost` does.
+    """
+    check_window(height, width, frames, config.compression)
+    _check_bytes_and_dtype(None, dtype)
     scale = config.compression
     shape = latent_frames(frames, True, scale), height // scale.spatial, width // scale.spatial
     with _unseen():

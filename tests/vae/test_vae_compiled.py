@@ -1,10 +1,12 @@
 """Norms as one kernel, and weights in the order of the activations: the same numbers."""
 
+import dataclasses
+
 import pytest
 import torch
-from vae_cases import GOLDENS, golden_cases, golden_config, load_case
+from vae_cases import GOLDENS, TINY, golden_cases, golden_config, load_case
 
-from vae import AutoencoderKL
+from vae import AutoencoderKL, seeded_state_dict
 
 NARROW = ("v2_small", "v1_small")
 
@@ -56,3 +58,18 @@ def test_weights_in_the_order_of_the_activations_are_the_same_weights(name):
     model.order_weights()
     assert model.encoder_sha256() == identity
     check_goldens(model, name)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_model_on_another_device_has_its_weights_in_order_however_it_was_made(version):
+    config = dataclasses.replace(TINY, version=version)
+    made = [
+        AutoencoderKL.from_config(config, device="meta"),
+        AutoencoderKL.from_state_dict(config, seeded_state_dict(config, 0), device="meta"),
+    ]
+    for model in made:
+        kernels = [p for name, p in model.named_parameters() if p.ndim > 3]
+        assert {p.ndim for p in kernels} == {4, 5}
+        for weight in kernels:
+            order = torch.channels_last_3d if weight.ndim == 5 else torch.channels_last
+            assert weight.is_contiguous(memory_format=order)

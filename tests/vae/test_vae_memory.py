@@ -1,5 +1,7 @@
 """The memory plan against resident memory in processes of their own, and how it follows sizes."""
 
+import platform
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from vae_child import taken
 
 from vae import AutoencoderKL, VAEConfig, memory
 from vae.device import counting_for, on_cpu
+from vae.heap import return_freed_blocks
 from vae.memory import (
     CPU_BUDGET,
     CPU_SURPLUS,
@@ -43,7 +46,7 @@ slow = pytest.mark.slow
 def check_peak(config, part, size, dtype, slice_frames):
     batch, frames, height, width = size
     plan = make_plan(
-        VAEConfig(**config), height, width, frames, getattr(torch, dtype), 0, part=part
+        VAEConfig(**config), height, width, frames, getattr(torch, dtype), 1, part=part
     )
     expected = plan.options[slice_frames] - CPU_SURPLUS
     expected = CPU_SURPLUS + batch * expected  # weights matter little to these sizes
@@ -178,7 +181,7 @@ def test_peaks_of_other_sizes_follow_from_the_area(height, width, slice_frames):
     run = CHUNK_BYTES if height * width < 512**2 else 0
     for part, count in (("encoder", encoding_cost), ("decoder", decoding_cost)):
         args = VAEConfig(), height, width, 17, torch.bfloat16
-        plan = make_plan(*args, 0, part=part, device="cuda")
+        plan = make_plan(*args, 1, part=part, device="cuda")
         direct = count(*args, slice_frames).peak_bytes
         assert plan.options[slice_frames] == pytest.approx(direct, rel=0.02, abs=run)
 
@@ -194,3 +197,72 @@ def test_the_cpus_way_is_counted_where_it_is_asked_for():
         assert on_cpu(x)
     assert not on_cpu(x)
     assert on_cpu(torch.empty(0))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoencoderKL.from_config(TINY, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"height": 40}, "height=40 must be a positive multiple of 16"),
+        ({"height": 0}, "height=0 must be"),
+        ({"width": -16}, "width=-16 must be"),
+        ({"width": 32.0}, "width=32.0 must be"),
+        ({"frames": 0}, "frames=0: a window has 1, 9 or 17 frames"),
+        ({"frames": 5}, "frames=5"),
+        ({"frames": 17.0}, "frames=17.0"),
+    ],
+)
+def test_sizes_that_are_no_windows_are_told(model, changed, words):
+    given = {"height": 32, "width": 32, "frames": 17} | changed
+    for function in (model.memory_plan, model.cost, partial(decoding_cost, TINY)):
+        with pytest.raises(ValueError, match=words):
+            function(**given)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"budget": 0}, "budget=0 must be a whole number of bytes of 1 or more"),
+        ({"budget": -1}, "budget=-1"),
+        ({"budget": 3e9}, "budget=3000000000.0"),
+        ({"budget": True}, "budget=True"),
+        ({"dtype": "bfloat16"}, "dtype='bfloat16' must be a floating point one"),
+        ({"dtype": torch.int8}, "dtype=torch.int8"),
+        ({"part": "head"}, "part='head' is unknown"),
+    ],
+)
+def test_other_arguments_of_a_plan_are_told(model, changed, words):
+    with pytest.raises(ValueError, match=words):
+        model.memory_plan(32, 32, **changed)
+
+
+def test_a_budget_of_nothing_is_told_where_windows_are_encoded_and_decoded():
+    tiny = AutoencoderKL.from_config(TINY)
+    with pytest.raises(ValueError, match="budget=0"):
+        tiny.posterior(torch.zeros(1, 1, 3, 16, 16), memory_budget=0)
+    with pytest.raises(ValueError, match="budget=-5"):
+        tiny.decode(torch.zeros(1, 1, 2, 1, 1), memory_budget=-5)
+
+
+@pytest.mark.parametrize("frames", [33, 34, 51])
+def test_a_clip_is_planned_as_its_windows_but_its_cost_is_not_theirs(model, frames):
+    assert model.memory_plan(32, 32, frames) == model.memory_plan(32, 32, 17)
+    with pytest.raises(ValueError, match=f"frames={frames}: a window has"):
+        model.cost(32, 32, frames)
+
+
+def test_the_c_library_is_left_alone_where_the_environment_sets_its_threshold(monkeypatch):
+    given = return_freed_blocks.__wrapped__
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")
+    elsewhere = given()
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0:glibc.malloc.mmap_threshold=4096")
+    assert given() is False
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    assert given() == elsewhere == (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4096")
+    assert given() is False
