@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -123,9 +123,9 @@ def make_plan(
     return MemoryPlan(*found, budget, peaks)
 
 
-def _check_bytes_and_dtype(budget: int | None, dtype: torch.dtype) -> None:
+def _check_bytes_and_dtype(budget: object, dtype: object) -> None:
     whole = isinstance(budget, Integral) and not isinstance(budget, bool)
-    if budget is not None and not (whole and budget > 0):
+    if budget is not None and not (whole and cast(int, budget) > 0):
         raise ValueError(
             f"budget={budget!r} must be a whole number of bytes of 1 or more, such as 3 * 10**9."
         )

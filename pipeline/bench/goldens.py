@@ -141,7 +141,7 @@ def _as_in_a_run(load: Callable[[], AutoencoderKL]) -> float:
         encode = WindowEncoder(vae, contract_for(vae.config, latents, ""), 0, micro_batch=1)
         encoded = encode(frames, [str(n) for n in range(len(frames))])
         x = pixels_to_input(torch.from_numpy(frames).to(vae.device), vae.dtype)
-        direct = [vae.posterior(part) for part in x.split(1)]
+        direct = [vae.posterior(part) for part in torch.split(x, 1)]
     wanted = {
         "mean": torch.cat([posterior.mean for posterior in direct]),
         "logvar": torch.cat([posterior.logvar for posterior in direct]),

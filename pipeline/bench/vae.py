@@ -268,7 +268,7 @@ def _copies_hidden(
 ) -> list[float]:
     """Shares of the time of a copy from pinned memory that pass beside an encoding."""
     host = torch.empty(256 * 2**20, dtype=torch.uint8, pin_memory=True)
-    stream = torch.cuda.Stream(vae.device)
+    stream = torch.get_device_module(vae.device).Stream(vae.device)
 
     def seconds(encode: bool, copy: bool) -> float:
         torch.cuda.synchronize(vae.device)
