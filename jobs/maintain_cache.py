@@ -21,7 +21,8 @@ from typing import NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.cli import positive
-from pipeline.config import ByteSize, StorageConfig
+from pipeline.config import StorageConfig
+from pipeline.config_types import ByteSize
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.leases import RANGES, Leases

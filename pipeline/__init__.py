@@ -1,6 +1,22 @@
 """Encode video datasets into a published, resumable cache of Step-Video VAE latents."""
 
-from pipeline.cache import LatentCache
-from pipeline.contract import Contract
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.cache import LatentCache
+    from pipeline.contract import Contract
 
 __all__ = ["Contract", "LatentCache"]
+
+_HOMES = {"LatentCache": "pipeline.cache", "Contract": "pipeline.contract"}
+
+
+if not TYPE_CHECKING:  # what is misspelt is to be an error of the type checker
+
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is first asked for: a decoder needs neither."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(importlib.import_module(_HOMES[name]), name)
+        return value

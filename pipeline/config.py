@@ -14,7 +14,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
@@ -22,19 +21,10 @@ from pydantic import (
 )
 
 from pipeline.buckets import Bucket, ResizeFilter, ResizePolicy
+from pipeline.config_decode import DecodeConfig
+from pipeline.config_types import ByteSize, Section, parse_bytes
 from pipeline.errors import UserError
 from pipeline.windows import TailPolicy
-
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def _parse_bytes(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
-    if match is None or match[2].lower() not in _UNITS:
-        raise ValueError(f"{value!r} is not a size: write a number of bytes, or e.g. 64MiB or 1GB")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def _parse_fps(value: object) -> object:
@@ -73,14 +63,9 @@ def _absolute(value: str) -> str:
 
 Uri = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
 Place = Annotated[Uri, AfterValidator(_absolute)]
-ByteSize = Annotated[int, BeforeValidator(_parse_bytes), Field(gt=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ColumnNames(_Section):
+class ColumnNames(Section):
     """Names of the dataset's columns; null finds the usual spellings."""
 
     video: str | None = None
@@ -96,7 +81,7 @@ class ColumnNames(_Section):
     duration: str | None = None
 
 
-class DatasetConfig(_Section):
+class DatasetConfig(Section):
     """What is encoded: a directory, prefix or pattern, tar files, or a list; any fsspec URI."""
 
     uri: Place
@@ -106,7 +91,7 @@ class DatasetConfig(_Section):
     limit: int | None = Field(default=None, gt=0)
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """Where the cache lies and how its shards are stored."""
 
     uri: Place
@@ -125,7 +110,7 @@ def _check_endpoint(value: str) -> str:
     return value
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """Settings of S3-compatible stores. Credentials come from the environment alone.
 
     Endpoint and region come from it too where they are not set; nodes take over what they are here.
@@ -148,7 +133,7 @@ class StorageConfig(_Section):
         return given | {name: value for name, value in told.items() if given.get(name) is None}
 
 
-class WindowsConfig(_Section):
+class WindowsConfig(Section):
     """How a source is resampled in time and cut into windows of 17 frames."""
 
     fps: Annotated[str | None, BeforeValidator(_parse_fps)] = None
@@ -163,7 +148,7 @@ class WindowsConfig(_Section):
         return None if self.fps is None else Fraction(self.fps)
 
 
-class BucketConfig(_Section):
+class BucketConfig(Section):
     """One bucket, in pixels; both sides multiples of 16."""
 
     height: int
@@ -175,14 +160,14 @@ class BucketConfig(_Section):
         return self
 
 
-class ResizeConfig(_Section):
+class ResizeConfig(Section):
     """How a frame is brought to its bucket's size."""
 
     policy: ResizePolicy = "cover"
     filter: ResizeFilter = "bicubic"
 
 
-class WidthsConfig(_Section):
+class WidthsConfig(Section):
     """Widths of the VAE, the fields of ``vae.VAEConfig``; null: the checkpoint's, or published.
 
     The groups of the norms are not told by a checkpoint: null is always the published model's.
@@ -196,7 +181,7 @@ class WidthsConfig(_Section):
     norm_groups: int | None = None
 
 
-class VAESection(_Section):
+class VAESection(Section):
     """The encoder. Either ``checkpoint`` (the published file) or ``random_seed`` (demo, tests).
 
     ``version`` and ``z_channels`` are None for ``auto``: told by the checkpoint; without one, 2 and
@@ -221,7 +206,7 @@ class VAESection(_Section):
         return self
 
 
-class LatentsConfig(_Section):
+class LatentsConfig(Section):
     """What is stored of the posterior."""
 
     statistic: Literal["moments", "mean", "sample"] = "moments"
@@ -229,7 +214,7 @@ class LatentsConfig(_Section):
     seed: int = 0
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """How the work is spread. Nothing here changes a number in the cache."""
 
     runner: Literal["ray", "local"] = "ray"
@@ -249,7 +234,7 @@ class RunConfig(_Section):
     commit_seconds: float = Field(default=30, ge=0)
     shard_seconds: float = Field(default=300, gt=0)
     publish_seconds: float | None = Field(default=None, gt=0)
-    object_store_bytes: Annotated[ByteSize | None, BeforeValidator(_parse_bytes)] = None
+    object_store_bytes: Annotated[ByteSize | None, BeforeValidator(parse_bytes)] = None
     num_cpus: int | None = Field(default=None, ge=1)
     num_gpus: int | None = Field(default=None, ge=0)
 
@@ -268,19 +253,19 @@ class RunConfig(_Section):
         return min(1.0, self.gpus_per_encoder) or 1.0
 
 
-class ForecastConfig(_Section):
+class ForecastConfig(Section):
     """Assumptions of ``--plan`` where no earlier run of this cache gives a measured rate."""
 
     tflops_per_encoder: float | None = Field(default=None, gt=0)
 
 
-class ReportConfig(_Section):
+class ReportConfig(Section):
     """What a run writes to look at."""
 
     contact_sheet_windows: int = Field(default=0, ge=0, le=64)
 
 
-class Config(_Section):
+class Config(Section):
     """A run's configuration; ``load_config`` makes it, the README explains it."""
 
     dataset: DatasetConfig
@@ -292,10 +277,12 @@ class Config(_Section):
     resize: ResizeConfig = ResizeConfig()
     vae: VAESection
     latents: LatentsConfig = LatentsConfig()
+    decode: DecodeConfig = DecodeConfig()
     run: RunConfig = RunConfig()
     forecast: ForecastConfig = ForecastConfig()
     report: ReportConfig = ReportConfig()
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    stop_early_sources: int | None = Field(default=200, ge=1)
     max_attempts: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")

@@ -23,6 +23,8 @@ class Reason(StrEnum):
     NO_VIDEO_STREAM = "no_video_stream"
     DECODE_ERROR = "decode_error"
     TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
     BAD_TIMESTAMPS = "bad_timestamps"
     EMPTY_RANGE = "empty_range"
     HINT_MISMATCH = "hint_mismatch"
@@ -44,6 +46,8 @@ _TRANSIENT = frozenset(
         Reason.SOURCE_CHANGED,
         Reason.HINT_MISMATCH,  # the hints may have been corrected
         Reason.INCOMPLETE,
+        Reason.TIMEOUT,  # the machine may have been busy
+        Reason.CRASHED,  # it may have run out of memory
     }
 )
 

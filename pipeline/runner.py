@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.config import Config
 from pipeline.errors import SourceError
+from pipeline.isolated import choice as isolated
 from pipeline.measured import NOTHING, Measured
 from pipeline.packs import Batch
 from pipeline.plan import ProbeAnswer
@@ -17,8 +18,6 @@ from pipeline.stages.decode import UNIT, make_decode_fn
 from pipeline.stages.encode import Encoder, MakeEncoder, make_vae_encoder
 from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.units import Unit
-from pipeline.video.limits import DecodeLimits
-from pipeline.video.probe import probe
 
 
 class Runner(Protocol):
@@ -43,7 +42,7 @@ def probe_file(uri: str, pinned: str | None, config: Config) -> ProbeAnswer:
     """Header facts of one file, or why there are none."""
     try:
         with open_source(uri, pinned, config.storage, "probe") as file:
-            return probe(file, DecodeLimits())
+            return isolated.probe_file(file, config.decode)
     except SourceError as error:
         return error
 

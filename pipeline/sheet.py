@@ -14,12 +14,12 @@ from pipeline.buckets import Bucket
 from pipeline.cache import LatentCache
 from pipeline.config import Config
 from pipeline.errors import Reason, SourceError
+from pipeline.isolated.choice import decode_file
 from pipeline.manifest import Manifest
 from pipeline.reading import open_source
 from pipeline.recipe import Recipe
 from pipeline.spans import find_place
-from pipeline.video.decode import ClipRequest, FrameRecipe, Segment, Target, decode_clips
-from pipeline.video.limits import DecodeLimits
+from pipeline.video.decode import ClipRequest, FrameRecipe, Segment, Target
 from pipeline.weights import load_vae
 from vae import AutoencoderKL
 
@@ -84,7 +84,7 @@ def _frames_of(
     uri, version = source["uri"], source["version"]
     wanted = None if find_place(uri, version) is None else version  # says where in its tar it is
     with open_source(uri, wanted, config.storage) as file:
-        for found in decode_clips(file, [request], frames, DecodeLimits()):
+        for found in decode_file(file, [request], frames, config.decode):
             if isinstance(found, Segment):
                 return np.array(found.frames[0])
     raise SourceError(Reason.SOURCE_CHANGED, f"window {window} is gone")

@@ -1,23 +1,24 @@
-"""The Step-Video-T2V video autoencoder (versions 1 and 2) in plain PyTorch."""
+"""The Step-Video-T2V video autoencoder (versions 1 and 2) in plain PyTorch.
 
-from vae.autoencoder import AutoencoderKL
-from vae.checkpoint import checkpoint_encoder_sha256, encoder_sha256
-from vae.config import VAEConfig
-from vae.cost import Cost
-from vae.detect import detect_config
-from vae.frames import (
-    COMPRESSIONS,
-    WINDOW_FRAMES,
-    Compression,
-    decoded_frames,
-    fit_frames,
-    latent_frames,
-)
-from vae.loading import check_shapes, load_encoder
-from vae.memory import MemoryPlan, encoding_cost
-from vae.posterior import DiagonalGaussian
-from vae.random_weights import seeded_state_dict, state_dict_shapes
-from vae.safetensors_file import CheckpointError, SafetensorsFile, open_safetensors
+Names are imported when they are first asked for: what needs no torch does not load it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae.autoencoder import AutoencoderKL
+    from vae.checkpoint import checkpoint_encoder_sha256, encoder_sha256
+    from vae.compression import COMPRESSIONS, WINDOW_FRAMES, Compression
+    from vae.config import VAEConfig
+    from vae.cost import Cost
+    from vae.detect import detect_config
+    from vae.frames import decoded_frames, fit_frames, latent_frames
+    from vae.loading import check_shapes, load_encoder
+    from vae.memory import MemoryPlan, encoding_cost
+    from vae.posterior import DiagonalGaussian
+    from vae.random_weights import seeded_state_dict, state_dict_shapes
+    from vae.safetensors_file import CheckpointError, SafetensorsFile, open_safetensors
 
 __all__ = [
     "COMPRESSIONS",
@@ -43,3 +44,38 @@ __all__ = [
     "seeded_state_dict",
     "state_dict_shapes",
 ]
+
+_HOMES = {
+    "AutoencoderKL": "vae.autoencoder",
+    "checkpoint_encoder_sha256": "vae.checkpoint",
+    "encoder_sha256": "vae.checkpoint",
+    "COMPRESSIONS": "vae.compression",
+    "Compression": "vae.compression",
+    "WINDOW_FRAMES": "vae.compression",
+    "VAEConfig": "vae.config",
+    "Cost": "vae.cost",
+    "detect_config": "vae.detect",
+    "decoded_frames": "vae.frames",
+    "fit_frames": "vae.frames",
+    "latent_frames": "vae.frames",
+    "check_shapes": "vae.loading",
+    "load_encoder": "vae.loading",
+    "MemoryPlan": "vae.memory",
+    "encoding_cost": "vae.memory",
+    "DiagonalGaussian": "vae.posterior",
+    "seeded_state_dict": "vae.random_weights",
+    "state_dict_shapes": "vae.random_weights",
+    "CheckpointError": "vae.safetensors_file",
+    "SafetensorsFile": "vae.safetensors_file",
+    "open_safetensors": "vae.safetensors_file",
+}
+
+
+if not TYPE_CHECKING:  # what is misspelt is to be an error of the type checker
+
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is first asked for."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(importlib.import_module(_HOMES[name]), name)
+        return value

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from vae import checkpoint
 from vae.checkpoint import EncoderDigest, Parts
+from vae.compression import WINDOW_FRAMES
 from vae.config import VAEConfig
 from vae.cost import Cost
 from vae.decoder import Decoder, blend_borders
 from vae.detect import detect_config, detect_version, detect_z_channels
 from vae.encoder import Encoder
-from vae.frames import WINDOW_FRAMES, check_latent, check_video, decoded_frames
+from vae.frames import check_latent, check_video, decoded_frames
 from vae.heap import return_freed_blocks
 from vae.layers import CausalConv3d
 from vae.memory import SLICE_FRAMES, MemoryPlan, Part, encoding_cost, make_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vae.frames import COMPRESSIONS, Compression
+from vae.compression import COMPRESSIONS, Compression
 
 LEVELS = 4
 """Resolution levels; the three resamplings between them give a factor of 8, and the patchify pair

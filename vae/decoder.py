@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vae.attention import MidBlock
+from vae.compression import WINDOW_FRAMES
 from vae.config import VAEConfig
-from vae.frames import WINDOW_FRAMES
 from vae.layers import CausalConv3d, Conv, ResBlock
 from vae.norms import NormFactory, norm_factory
 from vae.patchify import R, channel_to_space, group_repeat

@@ -13,12 +13,13 @@ from typing import Literal, cast, get_args
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from vae.compression import WINDOW_FRAMES
 from vae.config import VAEConfig
 from vae.cost import Cost, count_cost
 from vae.decoder import Decoder
 from vae.device import counting_for
 from vae.encoder import Encoder
-from vae.frames import WINDOW_FRAMES, check_window, latent_frames
+from vae.frames import check_window, latent_frames
 
 Part = Literal["encoder", "decoder"]
 """Which half of the model works."""

@@ -10,6 +10,7 @@ from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.identity import sample_id, stable_hash
+from pipeline.isolated.choice import decode_file
 from pipeline.known import Place, cut, places
 from pipeline.packs import (
     FRAMES,
@@ -31,9 +32,7 @@ from pipeline.video.decode import (
     FrameRecipe,
     Segment,
     Target,
-    decode_clips,
 )
-from pipeline.video.limits import DecodeLimits
 
 UNIT = "unit"
 """Name of the column that holds a unit as JSON."""
@@ -84,7 +83,7 @@ def _decode_file(
     frames = FrameRecipe(recipe.fps, recipe.grid, recipe.resize, recipe.filter)
     try:
         with open_source(file.uri, file.pinned_version, config.storage) as opened:
-            for found in decode_clips(opened, requests, frames, DecodeLimits()):
+            for found in decode_file(opened, requests, frames, config.decode):
                 if isinstance(found, ClipEnd):
                     opened.verify()
                 yield found

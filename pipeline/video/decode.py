@@ -15,6 +15,7 @@ from pipeline.video.clips import (
 from pipeline.video.convert import Scaler, SharedFrame
 from pipeline.video.facts import VideoFacts
 from pipeline.video.files import ByteFile, GuardedFile
+from pipeline.video.host import HERE, Host
 from pipeline.video.image import is_image, read_image
 from pipeline.video.image_clips import image_results
 from pipeline.video.limits import DecodeLimits
@@ -41,7 +42,11 @@ Result = Segment | ClipEnd | ClipFailure
 
 
 def decode_clips(
-    file: ByteFile, clips: Sequence[ClipRequest], recipe: FrameRecipe, limits: DecodeLimits
+    file: ByteFile,
+    clips: Sequence[ClipRequest],
+    recipe: FrameRecipe,
+    limits: DecodeLimits,
+    host: Host = HERE,
 ) -> Iterator[Result]:
     """Yield the windows asked for, in segments, as the data of the file give them.
 
@@ -56,6 +61,7 @@ def decode_clips(
         clips: what is wanted of it.
         recipe: how frames become windows.
         limits: what the file may cost.
+        host: where frames are put, and who listens.
     """
     try:
         guarded = GuardedFile(file)
@@ -64,13 +70,13 @@ def decode_clips(
             for clip in clips:
                 yield from image_results(clip, facts, picture, recipe, limits)
             return
-        source = FrameSource(guarded, limits)
+        source = FrameSource(guarded, limits, host.progress)
     except SourceError as error:
         for clip in clips:
             yield ClipFailure(clip.key, error.reason, error.message)
         return
     try:
-        yield from _Sweep(source, clips, recipe, limits).results()
+        yield from _Sweep(source, clips, recipe, limits, host).results()
     finally:
         source.close()
 
@@ -85,6 +91,7 @@ class _Clip:
         recipe: FrameRecipe,
         limits: DecodeLimits,
         timeline: Timeline,
+        host: Host,
     ) -> None:
         self.key = request.key
         self.active = False
@@ -97,7 +104,9 @@ class _Clip:
         lanes = list(zip(geometries(request, facts, recipe, limits), lengths, strict=True))
         fps = float(recipe.fps) if recipe.fps is not None else facts.fps or 0.0
         self._ranges = [
-            RangeAssembler(request.key, first, stop, lanes, recipe.grid, facts.time_base, fps)
+            RangeAssembler(
+                request.key, first, stop, lanes, recipe.grid, facts.time_base, fps, host.empty
+            )
             for first, stop in request.ranges
         ]
 
@@ -154,11 +163,13 @@ class _Sweep:
         requests: Sequence[ClipRequest],
         recipe: FrameRecipe,
         limits: DecodeLimits,
+        host: Host,
     ) -> None:
         self._source = source
         self._requests = requests
         self._recipe = recipe
         self._limits = limits
+        self._host = host
         self._scaler = Scaler(recipe.filter)
         self._table: list[int] | None = None
 
@@ -188,7 +199,7 @@ class _Sweep:
             timeline = OwnTimeline(facts.origin, base, start, end, self._table)
         else:
             timeline = ResampledTimeline(facts.origin, base, self._recipe.fps, start, end)
-        return _Clip(request, facts, self._recipe, self._limits, timeline)
+        return _Clip(request, facts, self._recipe, self._limits, timeline, self._host)
 
     def _pass(self, clips: list[_Clip]) -> Iterator[Result]:
         """Decode from the first frame needed on, until the end or a gap worth a seek."""

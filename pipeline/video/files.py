@@ -199,6 +199,9 @@ def translated(file: GuardedFile, reason: Reason, doing: str) -> Iterator[None]:
     except av.error.ExitError as error:
         file.check()
         raise SourceError(Reason.UNREADABLE, f"{doing}: timed out") from error
+    except MemoryError as error:  # FFmpeg's too
+        file.check()
+        raise SourceError(Reason.TOO_LARGE, f"{doing}: out of memory") from error
     except (av.error.FFmpegError, UnicodeError, ValueError, OverflowError) as error:
         file.check()
         raise SourceError(reason, f"{doing}: {_words(error)}") from error

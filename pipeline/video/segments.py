@@ -1,7 +1,7 @@
 """Collects output frames of one clip into windows, and windows into segments."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -49,14 +49,19 @@ class RangeAssembler:
         grid: WindowGrid,
         time_base: Fraction,
         fps: float,
+        empty: Callable[[tuple[int, ...]], npt.NDArray[np.uint8]],
     ) -> None:
-        """``lanes`` holds the geometry and the windows per segment of each target."""
+        """``lanes`` holds the geometry and the windows per segment of each target.
+
+        ``empty`` makes the array that frames of a segment are written into.
+        """
         self._key = key
         self._first = first
         self._stop = stop
         self._grid = grid
         self._time_base = time_base
         self._fps = fps
+        self._empty = empty
         self._lanes = [_Lane(geometry, length) for geometry, length in lanes]
         self._recent: deque[tuple[int, SharedFrame]] = deque(maxlen=WINDOW_FRAMES)
         self._ready: list[tuple[int, _Lane, int, _Buffer]] = []
@@ -178,7 +183,7 @@ class RangeAssembler:
                 rows = min(rows, self._stop - self._first - number * lane.length)
             bucket = lane.geometry.bucket
             buffer = _Buffer(
-                frames=np.empty((rows, WINDOW_FRAMES, bucket.height, bucket.width, 3), np.uint8),
+                frames=self._empty((rows, WINDOW_FRAMES, bucket.height, bucket.width, 3)),
                 pts=np.empty((rows, WINDOW_FRAMES), np.int64),
                 valid=np.empty(rows, np.int64),
                 begin=np.empty(rows, np.int64),

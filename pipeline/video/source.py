@@ -9,7 +9,7 @@ Three ways to know when a frame is shown:
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -36,6 +36,10 @@ ONE_FRAME_PER_PACKET = SEEKABLE_CODECS - {"vp8"}
 """Codecs whose packets show one frame each, so that packets can be counted for frames."""
 
 _STEPS_S = (0, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_PACKET_S = 0.01
+"""Seconds of video that a packet counts for that is only looked at."""
+_LONG_S = 1.0
+"""Seconds that a frame counts for at most, however long it is shown."""
 _STAMPED = "+nofillin-genpts"
 _FLAGS = {"stamped": _STAMPED, "filled": "", "counted": _STAMPED}
 
@@ -63,8 +67,12 @@ class FrameSource:
         SourceError: the file cannot be opened or shows no frame at all.
     """
 
-    def __init__(self, file: GuardedFile, limits: DecodeLimits) -> None:
+    def __init__(
+        self, file: GuardedFile, limits: DecodeLimits, progress: Callable[[float], None]
+    ) -> None:
+        """``progress`` is told of the seconds of video between frames that were decoded."""
         self._file = file
+        self._progress = progress
         self._limits = limits
         kind = sniff(file.head)
         self._times: Literal["stamped", "filled", "counted"] = "stamped"
@@ -139,6 +147,7 @@ class FrameSource:
         for packet in self._packets():
             if packet.pts is None or packet.is_corrupt:
                 return None
+            self._progress(_PACKET_S)
             if not packet.is_discard and packet.pts >= self.facts.origin:
                 times.append(packet.pts)
         times.sort()
@@ -233,6 +242,8 @@ class FrameSource:
                         raise _NotClean
                     clean = True
                 self._check(frame, pts, previous)
+                if previous is not None and frame.time_base is not None:
+                    self._progress(min(_LONG_S, float((pts - previous) * frame.time_base)))
                 previous = pts
                 count += 1
                 if count > self._limits.max_frames:

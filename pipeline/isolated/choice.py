@@ -1,0 +1,24 @@
+"""Where files are decoded and probed, as configured: here, or in processes of their own."""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.config_decode import DecodeConfig
+from pipeline.isolated.calls import decode_apart, probe_apart
+from pipeline.video.clips import ClipEnd, ClipFailure, ClipRequest, FrameRecipe, Segment
+from pipeline.video.decode import decode_clips
+from pipeline.video.facts import VideoFacts
+from pipeline.video.files import ByteFile
+from pipeline.video.probe import probe
+
+
+def decode_file(
+    file: ByteFile, clips: Sequence[ClipRequest], recipe: FrameRecipe, config: DecodeConfig
+) -> Iterator[Segment | ClipEnd | ClipFailure]:
+    """What ``decode_clips`` yields. Raises ``UserError`` where no process can be started."""
+    decode = decode_apart if config.isolate else decode_clips
+    return decode(file, clips, recipe, config.limits)
+
+
+def probe_file(file: ByteFile, config: DecodeConfig) -> VideoFacts:
+    """What ``probe`` returns and raises. Also ``UserError`` where no process can be started."""
+    return (probe_apart if config.isolate else probe)(file, config.limits)
