@@ -1,17 +1,16 @@
 """Decoding and probing as ``pipeline.video`` does, in processes of their own."""
 
 import contextlib
-import io
 import threading
 from collections.abc import Iterator, Sequence
 
 from pipeline.errors import Reason, SourceError
-from pipeline.isolated.decoder import Decoder, LostError
+from pipeline.isolated.decoder import Decoder, Found, LostError
 from pipeline.isolated.jobs import Job
 from pipeline.isolated.server import Server
 from pipeline.video.clips import ClipEnd, ClipFailure, ClipRequest, FrameRecipe, Segment
 from pipeline.video.facts import VideoFacts
-from pipeline.video.files import ByteFile
+from pipeline.video.files import ByteFile, GuardedFile
 from pipeline.video.limits import DecodeLimits
 
 _MOST_JOBS = 200
@@ -26,13 +25,14 @@ def decode_apart(
     Clips that had not ended by then fail as ``timeout``, ``crashed`` or ``too_large``; what was
     yielded before is right. Frames are in memory shared with that process, which has done with it.
 
-    Raises ``SourceError`` where the file's size cannot be told, ``UserError`` where no process can
+    Raises ``SourceError`` where the file cannot be read, ``UserError`` where no process can
     be started.
     """
-    job = Job(file.seek(0, io.SEEK_END), tuple(clips), recipe, limits)
+    guarded = GuardedFile(file)
+    job = Job(guarded.size, tuple(clips), recipe, limits)
     ended: set[str] = set()
     try:
-        for found in _results(file, job):
+        for found in _results(guarded, job):
             if isinstance(found, VideoFacts):
                 raise LostError(Reason.CRASHED, "the decoder answered another question")
             if isinstance(found, ClipFailure) and not found.key:
@@ -52,9 +52,10 @@ def probe_apart(file: ByteFile, limits: DecodeLimits) -> VideoFacts:
     Raises ``SourceError`` (also: ``timeout``, ``crashed``), and ``UserError`` where no process can
     be started.
     """
-    job = Job(file.seek(0, io.SEEK_END), (), None, limits)
+    guarded = GuardedFile(file)
+    job = Job(guarded.size, (), None, limits)
     try:
-        for found in list(_results(file, job)):
+        for found in list(_results(guarded, job)):
             if isinstance(found, ClipFailure):
                 raise SourceError(found.reason, found.message)
             if isinstance(found, VideoFacts):
@@ -64,7 +65,7 @@ def probe_apart(file: ByteFile, limits: DecodeLimits) -> VideoFacts:
     raise SourceError(Reason.CRASHED, "the decoder found nothing")
 
 
-def _results(file: ByteFile, job: Job) -> Iterator[Segment | ClipEnd | ClipFailure | VideoFacts]:
+def _results(file: GuardedFile, job: Job) -> Iterator[Found]:
     """What a decoder finds; from a new one where a used one broke down, as an earlier file may be
     the cause.
 

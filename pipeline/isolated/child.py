@@ -118,7 +118,7 @@ def _decoder(connection: int, counter: int) -> NoReturn:
         code = 0  # the parent has lost interest
     except SystemExit:
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (nothing may go on behind this in a forked process)
         traceback.print_exc()
         sys.stderr.flush()
     finally:

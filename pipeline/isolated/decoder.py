@@ -8,10 +8,11 @@ import pickle
 import select
 import signal
 import socket
+import struct
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 from pipeline.errors import Reason, SourceError
@@ -20,10 +21,14 @@ from pipeline.isolated.jobs import Job, answer_from_json, segment_from_json
 from pipeline.isolated.server import Server
 from pipeline.video.clips import ClipEnd, ClipFailure, Segment
 from pipeline.video.facts import VideoFacts
-from pipeline.video.files import ByteFile
+from pipeline.video.files import GuardedFile
 from pipeline.video.limits import DecodeLimits
 
 _LOOK_S = 1.0
+
+
+Found = Segment | ClipEnd | ClipFailure | VideoFacts
+"""What a decoder finds. A failure with no key is that of a file whose facts were asked for."""
 
 
 class LostError(Exception):
@@ -53,9 +58,7 @@ class Decoder:
         self._free: deque[int] = deque()
         self._busy = False
 
-    def run(
-        self, file: ByteFile, job: Job
-    ) -> Iterator[Segment | ClipEnd | ClipFailure | VideoFacts]:
+    def run(self, file: GuardedFile, job: Job) -> Generator[Found, None, None]:
         """What the job finds. A generator that is not used up ends the process.
 
         Raises ``LostError`` where the process broke down, or took more than it may.
@@ -82,7 +85,7 @@ class Decoder:
             self._busy = False
         except (EOFError, ConnectionError):
             raise LostError(Reason.CRASHED, f"the decoder {self.end()}") from None
-        except (ValueError, TypeError, KeyError) as error:  # of what it said
+        except (ValueError, TypeError, KeyError, struct.error) as error:  # of what it said
             raise LostError(Reason.CRASHED, f"the decoder answered nonsense: {error}") from error
         finally:
             if self._busy:
@@ -111,15 +114,10 @@ class Decoder:
         [seconds] = wire.COUNTER.unpack_from(self._counter)
         watch.look(seconds)
 
-    def _serve(self, file: ByteFile, offset: int, count: int) -> None:
+    def _serve(self, file: GuardedFile, offset: int, count: int) -> None:
         """Read for the decoder; what reading meets is told to it, and travels back as a result."""
-        data = bytearray()
         try:
-            file.seek(offset)
-            while len(data) < count and (
-                part := file.read(min(count, wire.MOST_BYTES) - len(data))
-            ):
-                data += part
+            data = file.at(offset, min(count, wire.MOST_BYTES))
         except SourceError as error:
             told = json.dumps([error.reason, error.message]).encode()
             wire.send(self._sock, wire.REFUSED, told)
@@ -152,7 +150,7 @@ class Decoder:
 
 
 class _Watch:
-    """An allowance of time: used up while the decoder is waited for, refilled by what it decodes."""
+    """An allowance of time: waiting for the decoder uses it up, what it decodes refills it."""
 
     def __init__(self, limits: DecodeLimits) -> None:
         self.limits = limits
