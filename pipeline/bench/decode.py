@@ -11,6 +11,8 @@ its list, each at its nearest bucket, with the configuration's fps, policy and f
 local is copied first: reading is not measured. In turns, on one thread each:
 
   pipeline          the code of the decode stage, every frame once, windows adjoining
+  isolated          the same in a decoder process, as runs do it (decode.isolate), with what the
+                    parent does for it; its start is not counted, nor is its memory
   ffmpeg            `ffmpeg -threads 1`, the same clip, fps, size and kernel, to rgb24 thrown away;
                     its start is not counted
   ffmpeg, exact     the same, with the pipeline's accurate rounding and full chroma
@@ -27,8 +29,10 @@ a number from elsewhere.
 import argparse
 import contextlib
 import json
+import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -56,13 +60,13 @@ from pipeline.bench.rivals import (
     ffmpeg_version,
     torchcodec_missing,
 )
-from pipeline.bench.work import Work, decode_as_the_pipeline
+from pipeline.bench.work import Work, decode_as_the_pipeline, decode_isolated
 from pipeline.buckets import Bucket, ResizeFilter, ResizePolicy
 from pipeline.config import load_config
 from pipeline.errors import UserError
 from pipeline.report import human_bytes
 
-PIPELINE, FFMPEG, FFMPEG_EXACT = "pipeline", "ffmpeg", "ffmpeg, exact"
+PIPELINE, ISOLATED, FFMPEG, FFMPEG_EXACT = "pipeline", "isolated", "ffmpeg", "ffmpeg, exact"
 
 _SEGMENT_WINDOWS, _PACK_BYTES = 12, 64 * 2**20
 """Of clips without a configuration: its defaults."""
@@ -147,11 +151,18 @@ def benchmark_decode(works: Sequence[Work], turns: int) -> None:
     with contextlib.ExitStack() as stack:
         ways = _ways(stack, command, missing is None)
         for work in works:
+            ways[ISOLATED](work)  # its process starts, once for all files
             costs = in_turns(turns, {name: partial(way, work) for name, way in ways.items()})
             _print(work, costs)
             others = (name for name in costs if name != PIPELINE)
+            wall = statistics.median(
+                one.wall_seconds / two.wall_seconds
+                for one, two in zip(costs[PIPELINE], costs[ISOLATED], strict=True)
+            )
+            print(f"isolated, frames a second: {wall:.3f} of the pipeline's in this process")
             shares = {name: share(costs[PIPELINE], costs[name]) for name in others}
-            found.append(_described(work) | {"ways": as_json(costs), "pipeline_share_of": shares})
+            told = {"ways": as_json(costs), "pipeline_share_of": shares, "isolated_speed": wall}
+            found.append(_described(work) | told)
     print(json.dumps({**conditions(), "ffmpeg": version, "turns": turns, "clips": found}))
 
 
@@ -161,6 +172,7 @@ def _ways(
     """What measures each way on a clip, in a process of its own."""
     functions: dict[str, Callable[[Work], int]] = {
         PIPELINE: decode_as_the_pipeline,
+        ISOLATED: decode_isolated,
         "PyAV": decode_with_pyav,
         "PyAV, no scaling": decode_alone,
     }
@@ -170,6 +182,8 @@ def _ways(
     ways: dict[str, Callable[[Work], Cost]] = {
         name: partial(calls[name], measured, function) for name, function in functions.items()
     }
+    isolated = ways[ISOLATED]
+    ways[ISOLATED] = lambda work: replace(isolated(work), peak_bytes=None)
     if command is None:
         return ways
     start = ffmpeg_start(command)

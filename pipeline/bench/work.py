@@ -5,7 +5,9 @@ from fractions import Fraction
 
 from pipeline.buckets import Geometry, ResizeFilter, ResizePolicy
 from pipeline.config import StorageConfig
+from pipeline.config_decode import DecodeConfig
 from pipeline.errors import UserError
+from pipeline.isolated.choice import decode_file
 from pipeline.reading import open_source
 from pipeline.video.decode import (
     ClipFailure,
@@ -13,10 +15,8 @@ from pipeline.video.decode import (
     FrameRecipe,
     Segment,
     Target,
-    decode_clips,
 )
 from pipeline.video.facts import VideoFacts
-from pipeline.video.limits import DecodeLimits
 from pipeline.windows import WINDOW_FRAMES, WindowGrid
 
 Span = tuple[float | None, float | None]
@@ -43,6 +43,15 @@ def decode_as_the_pipeline(work: Work) -> int:
 
     All frames are wanted once: windows adjoin, and the last is padded. Raises ``UserError``.
     """
+    return _frames(work, DecodeConfig(isolate=False))
+
+
+def decode_isolated(work: Work) -> int:
+    """The same in a decoder process, as runs do it by default. Raises ``UserError``."""
+    return _frames(work, DecodeConfig(isolate=True))
+
+
+def _frames(work: Work, config: DecodeConfig) -> int:
     target = Target(work.geometry.bucket, work.segment_windows)
     requests = [
         ClipRequest(str(index), start, end, ((0, None),), (target,))
@@ -51,7 +60,7 @@ def decode_as_the_pipeline(work: Work) -> int:
     recipe = FrameRecipe(work.fps, WindowGrid(WINDOW_FRAMES, "pad"), work.policy, work.filter)
     frames = 0
     with open_source(work.path, None, StorageConfig()) as file:
-        for found in decode_clips(file, requests, recipe, DecodeLimits()):
+        for found in decode_file(file, requests, recipe, config):
             if isinstance(found, ClipFailure):
                 raise UserError(f"{work.name}: {found.message}")
             if isinstance(found, Segment):

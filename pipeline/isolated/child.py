@@ -36,7 +36,7 @@ BLOCK = 256 * 2**10
 """Bytes that are asked of the parent at once, from a multiple of it on."""
 
 _KEPT_BLOCKS = 4
-_LAST_WORDS_S = 5.0
+_LAST_WORDS_S = 1.0
 _AHEAD = 1
 """Segments that may wait for the parent before decoding does."""
 
@@ -161,11 +161,11 @@ class _Work:
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
             self._memory.end()
+        while self._waiting:
+            self._receive()
         if broken is not None:
             wire.send(self._sock, wire.BROKEN, json.dumps(broken).encode())
             raise SystemExit(0)
-        while self._waiting:
-            self._receive()
         wire.send(self._sock, wire.DONE)
 
     def _run(self) -> None:
@@ -187,8 +187,12 @@ class _Work:
         while self._waiting >= _AHEAD:
             self._receive()
         piece = self._memory.lend(segment.frames)
-        told = segment_to_json(segment, piece.number)
-        wire.send(self._sock, wire.SEGMENT, told, [piece.descriptor])
+        if piece is None:
+            wire.send(self._sock, wire.SEGMENT, segment_to_json(segment, None))
+            wire.send(self._sock, wire.DATA, segment.frames.tobytes())
+        else:
+            told = segment_to_json(segment, piece.number)
+            wire.send(self._sock, wire.SEGMENT, told, [piece.descriptor])
         self._waiting += 1
 
     def _receive(self) -> wire.Message:

@@ -15,13 +15,17 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import replace
 
+import numpy as np
+
 from pipeline.errors import Reason, SourceError
 from pipeline.isolated import wire
 from pipeline.isolated.jobs import Job, answer_from_json, segment_from_json
+from pipeline.isolated.memory import frames_of
 from pipeline.isolated.server import Server
 from pipeline.video.clips import ClipEnd, ClipFailure, Segment
 from pipeline.video.facts import VideoFacts
 from pipeline.video.files import GuardedFile
+from pipeline.video.host import Frames
 from pipeline.video.limits import DecodeLimits
 
 _LOOK_S = 1.0
@@ -73,7 +77,7 @@ class Decoder:
                 if message.kind == wire.READ:
                     self._serve(file, *wire.SPAN.unpack(message.payload))
                 elif message.kind == wire.SEGMENT:
-                    yield self._segment(message)
+                    yield self._segment(message, watch)
                     wire.send(self._sock, wire.TAKEN, json.dumps(self._freed()).encode())
                 elif message.kind == wire.ANSWER:
                     yield answer_from_json(message.payload)
@@ -91,10 +95,18 @@ class Decoder:
             if self._busy:
                 self.end(kill=True)
 
-    def _segment(self, message: wire.Message) -> Segment:
+    def _segment(self, message: wire.Message, watch: "_Watch") -> Segment:
         """A segment, whose memory is free once nothing here refers to its frames."""
-        segment, piece = segment_from_json(message.payload, *message.descriptors)
-        weakref.finalize(segment.frames.base, self._free.append, piece).atexit = False
+
+        def frames(shape: tuple[int, ...]) -> Frames:
+            if message.descriptors:
+                return frames_of(message.descriptors[0], shape)
+            # A copy, as what is read from bytes cannot be written to.
+            return np.frombuffer(bytearray(self._wait(watch).payload), np.uint8).reshape(shape)
+
+        segment, piece = segment_from_json(message.payload, frames)
+        if piece is not None:
+            weakref.finalize(segment.frames.base, self._free.append, piece).atexit = False
         return segment
 
     def _freed(self) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What a decoder is asked for, and how what it found travels: as JSON, but for the frames."""
 
 import json
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.buckets import Bucket, Geometry
 from pipeline.errors import Reason
-from pipeline.isolated.memory import frames_of
 from pipeline.video.clips import ClipEnd, ClipFailure, ClipRequest, FrameRecipe, Segment
 from pipeline.video.facts import VideoFacts
+from pipeline.video.host import Frames
 from pipeline.video.limits import DecodeLimits
 
 
@@ -30,8 +30,8 @@ class Job:
     pieces: tuple[int, ...] = ()
 
 
-def segment_to_json(segment: Segment, piece: int) -> bytes:
-    """Everything of a segment but its frames, which are in this piece of memory."""
+def segment_to_json(segment: Segment, piece: int | None) -> bytes:
+    """Everything of a segment but its frames, which are in this piece of memory, if any."""
     return json.dumps(
         {
             "piece": piece,
@@ -49,27 +49,23 @@ def segment_to_json(segment: Segment, piece: int) -> bytes:
     ).encode()
 
 
-def segment_from_json(text: bytes, descriptor: int) -> tuple[Segment, int]:
-    """Inverse of ``segment_to_json``: a segment, and its piece of memory. Closes the descriptor.
+def segment_from_json(
+    text: bytes, frames: Callable[[tuple[int, ...]], Frames]
+) -> tuple[Segment, int | None]:
+    """Inverse of ``segment_to_json``; ``frames`` gives those of a shape.
 
     Raises ``ValueError``, ``TypeError`` or ``KeyError`` for what is no segment.
     """
-    try:
-        fields: dict[str, Any] = json.loads(text)
-        piece = int(fields.pop("piece"))
-        bucket = Bucket.parse(fields.pop("bucket"))
-        pts = np.array(fields.pop("pts"), np.int64)
-        count, length = pts.shape
-        shape = (count, length, bucket.height, bucket.width, 3)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    frames = frames_of(descriptor, shape)
+    fields: dict[str, Any] = json.loads(text)
+    piece = fields.pop("piece")
+    bucket = Bucket.parse(fields.pop("bucket"))
+    pts = np.array(fields.pop("pts"), np.int64)
+    count, length = pts.shape
     placed = fields.pop("geometry")
     del placed["height"], placed["width"]
     segment = Segment(
         bucket=bucket,
-        frames=frames,
+        frames=frames((count, length, bucket.height, bucket.width, 3)),
         pts=pts,
         valid_frames=np.array(fields.pop("valid_frames"), np.int64),
         first_frames=np.array(fields.pop("first_frames"), np.int64),

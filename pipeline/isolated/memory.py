@@ -14,6 +14,8 @@ import numpy as np
 from pipeline.video.host import Frames
 
 _KEPT_BYTES = 256 * 2**20
+SHARED_BYTES = 2**20
+"""Frames of less are sent as they are: each piece of memory that is held takes a descriptor."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class FrameMemory:
     def empty(self, shape: tuple[int, ...]) -> Frames:
         """An array of uint8 to be written; its memory is known by its address."""
         size = int(np.prod(shape))
+        if size < SHARED_BYTES:
+            return np.empty(shape, np.uint8)
         fitting = [piece for piece in self._free if piece.size >= size]
         piece = min(fitting, key=lambda one: one.size, default=None)
         if piece is None:
@@ -63,9 +67,15 @@ class FrameMemory:
         self._count += 1
         return Piece(self._count, descriptor, mmap.mmap(descriptor, size))
 
-    def lend(self, frames: Frames) -> Piece:
-        """The memory that ``frames`` begin; it is lent until ``back`` names it."""
-        if frames.ctypes.data not in self._written:  # an image, which was not written in place
+    def lend(self, frames: Frames) -> Piece | None:
+        """The memory that ``frames`` begin; it is lent until ``back`` names it.
+
+        None where there are too few to be shared.
+        """
+        written = frames.ctypes.data in self._written
+        if not written and frames.nbytes < SHARED_BYTES:
+            return None
+        if not written:  # an image, which was made elsewhere
             copy = self.empty(frames.shape)
             copy[...] = frames
             frames = copy

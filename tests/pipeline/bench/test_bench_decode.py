@@ -22,7 +22,7 @@ from pipeline.buckets import Bucket
 from tests.pipeline.helpers import make_config
 from tests.pipeline.video.decoding import decode, recipe, request
 
-WAYS = {"pipeline", "PyAV", "PyAV, no scaling"}
+WAYS = {"pipeline", "isolated", "PyAV", "PyAV, no scaling"}
 FFMPEG = {"ffmpeg", "ffmpeg, exact"} if shutil.which("ffmpeg") else set()
 SIZE = ("--height", "32", "--width", "48")
 
