@@ -24,6 +24,7 @@ from typing import Protocol
 from pipeline.bench import (
     commits,
     decode,
+    everything,
     listing,
     overhead,
     pipeline,
@@ -55,6 +56,7 @@ COMMANDS = MappingProxyType[str, Bench](
         "vae": vae,
         "write": write,
         "pipeline": pipeline,
+        "all": everything,
         "overhead": overhead,
         "scale": scale,
         "commits": commits,
