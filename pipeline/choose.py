@@ -28,13 +28,15 @@ Flags = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class Choice:
     """``kinds``: the dataset's sources by what was found; ``standing``: states of those that need
-    no work; ``todo``: the others; ``earlier``: ids of those whose newest row is of the same bytes.
+    no work; ``todo``: the others; ``earlier``: ids of those whose newest row is of the same bytes;
+    ``quarantined``: ids of those that failed ``max_attempts`` times, and are not tried again.
     """
 
     kinds: Mapping[str, int]
     standing: Mapping[str, int]
     todo: list[SourcePlan]
     earlier: list[str]
+    quarantined: list[str]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Chooser:
             kind[kind == _REUSABLE] = _CHANGED
         wanted = (kind == _ADDED) | (kind == _CHANGED)
         wanted |= (kind == _FAILED) & (again | self.overwrite)
+        often = _flags(pc.greater_equal(before["attempts"], self.config.max_attempts))
+        quarantined = (kind == _FAILED) & often & ~wanted
         idle = before["status"].filter(pa.array(~wanted))
         rows = np.flatnonzero(wanted)
         return Choice(
@@ -88,6 +92,7 @@ class Chooser:
                 )
             ],
             earlier=sources["source_id"].filter(pa.array(wanted & same_version)).to_pylist(),
+            quarantined=sources["source_id"].filter(pa.array(quarantined)).to_pylist(),
         )
 
     def _same_recipe(self, before: pa.Table) -> Flags:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.buckets import Bucket
 from pipeline.coverage import Coverage, merge
 from pipeline.effort import Efforts
-from pipeline.errors import Reason
+from pipeline.errors import Reason, printable
 from pipeline.identity import stable_hash
 from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.packs import Event, facts_from_json, facts_to_json
@@ -44,12 +44,14 @@ class _Open:
 class Tally:
     """What this run wrote, and how the sources that it worked on ended.
 
-    ``kept`` windows were found to be held already, and were not encoded; ``driver_seconds`` is the
-    CPU time of drivers over the execution.
+    ``firsts`` counts those that were decoded, and for the first time at this version. ``kept``
+    windows were found to be held already, and were not encoded; ``driver_seconds`` is the CPU time
+    of drivers over the execution.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    firsts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     windows: int = 0
     kept: int = 0
@@ -58,17 +60,22 @@ class Tally:
     efforts: Efforts = field(default_factory=Efforts)
     driver_seconds: float = 0.0
 
-    def count_end(self, status: str, reason: str | None, example: str) -> None:
+    def count_end(
+        self, status: str, reason: str | None, example: str, *, first: bool = False
+    ) -> None:
         """Count a source that ended; ``example`` names it and says why."""
         self.statuses[status] += 1
+        if first:
+            self.firsts[status] += 1
         if reason is not None:
             self.reasons[f"{status}: {reason}"] += 1
-            self.examples.setdefault(f"{status}: {reason}", example)
+            self.examples.setdefault(f"{status}: {reason}", printable(example))
 
     def merge(self, other: "Tally") -> None:
         """Count in what another part of the run did."""
         self.statuses.update(other.statuses)
         self.reasons.update(other.reasons)
+        self.firsts.update(other.firsts)
         self.examples = {**other.examples, **self.examples}
         self.windows += other.windows
         self.kept += other.kept
@@ -182,7 +189,8 @@ class Committer:
     def _end(self, state: _Open, status: str, reason: Reason | None, message: str) -> None:
         plan = state.plan
         self._open.pop(plan.source_id, None)
-        self.tally.count_end(status, reason, f"{plan.uri}: {message}")
+        first = plan.failure is None and not plan.attempts
+        self.tally.count_end(status, reason, f"{plan.uri}: {message}", first=first)
         self._ends.append(
             {
                 "source_id": plan.source_id,

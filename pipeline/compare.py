@@ -15,6 +15,7 @@ from pipeline.columns import changed_columns
 from pipeline.live import newest_by_source, verdicts
 from pipeline.manifest import Manifest
 from pipeline.packs import facts_from_json
+from pipeline.quarantine import QUARANTINED
 from pipeline.ranges import RangedRows, spans
 from pipeline.sources import Previous, SourcePlan
 
@@ -34,7 +35,8 @@ class Comparison:
 
     ``kinds`` counts the dataset's sources by what was found, ``standing`` the states of those that
     need no work; ``todo`` are the others. ``removed`` are the newest rows of ``sources`` that left
-    the dataset; ``columns`` rows for the table ``captions``, with their revision.
+    the dataset; ``columns`` rows for the table ``captions``, with their revision; ``quarantined``
+    the newest rows of sources that failed too often to be tried again.
     """
 
     kinds: dict[str, int]
@@ -42,6 +44,7 @@ class Comparison:
     todo: list[SourcePlan]
     removed: pa.Table
     columns: pa.Table
+    quarantined: pa.Table
 
 
 def compare(catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bool) -> Comparison:
@@ -56,6 +59,7 @@ def compare(catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bo
     todo: list[SourcePlan] = []
     earlier: list[str] = []
     gone: list[str] = []
+    quarantined: list[str] = []
     rows: list[pa.Table] = []
     with ExitStack() as stack:
         sources = stack.enter_context(_ranged(catalog.sources))
@@ -72,6 +76,7 @@ def compare(catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bo
             standing.update(choice.standing)
             todo += choice.todo
             earlier += choice.earlier
+            quarantined += choice.quarantined
             gone += _gone(present, latest) if whole else []
             changed = changed_columns(digests.read(span), captions.read(span))
             rows.append(changed.select(["row", "revision"]))
@@ -82,6 +87,7 @@ def compare(catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bo
         todo=_recall(manifest, version, todo, earlier),
         removed=_newest_rows(manifest, version, gone, manifest.empty("sources").column_names),
         columns=catalog.columns.take(order["row"]).append_column("revision", order["revision"]),
+        quarantined=_newest_rows(manifest, version, quarantined, QUARANTINED),
     )
 
 

@@ -19,6 +19,7 @@ class DecodeConfig(Section):
     max_pixels: int = Field(default=_DEFAULT.max_pixels, gt=0)
     max_frames: int = Field(default=_DEFAULT.max_frames, gt=0)
     max_seconds: float = Field(default=_DEFAULT.max_seconds, gt=0)
+    max_gap_seconds: float = Field(default=_DEFAULT.max_gap_seconds, gt=0)
     seconds_per_second: float = Field(default=_DEFAULT.seconds_per_second, gt=0)
     grace_seconds: float = Field(default=_DEFAULT.grace_seconds, gt=0)
     memory_bytes: ByteSize = _DEFAULT.memory_bytes

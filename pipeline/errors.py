@@ -62,3 +62,12 @@ class SourceError(Exception):
 
     def __reduce__(self) -> "tuple[type[SourceError], tuple[Reason, str]]":
         return SourceError, (self.reason, self.message)
+
+
+_SHOWN = 400
+
+
+def printable(text: str) -> str:
+    """Text that may be anything, fit for one line of a terminal: escaped, and not long."""
+    shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)

@@ -33,6 +33,7 @@ class Plan:
     """What a run would do. ``kinds`` counts the dataset's sources by what the plan found.
 
     ``carried`` are rows of ``samples`` that give windows of a replaced generation to the new one.
+    ``quarantined`` are the newest rows of sources that failed too often to be tried again.
     """
 
     kinds: Mapping[str, int]
@@ -43,6 +44,7 @@ class Plan:
     removed: pa.Table
     columns: pa.Table
     total: int
+    quarantined: pa.Table
 
     @property
     def changes_anything(self) -> bool:
@@ -112,6 +114,7 @@ def make_plan(
         units=tuple(units),
         removed=found.removed,
         columns=found.columns,
+        quarantined=found.quarantined,
         total=catalog.sources.num_rows,
     )
 

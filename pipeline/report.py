@@ -49,6 +49,8 @@ def plan_text(plan: Plan, forecast: Forecast) -> str:
     lines = [f"{plan.total} sources in the dataset:"]
     lines += [f"  {count:>9}  {kind}" for kind, count in plan.kinds.items()]
     lines.append(f"  {plan.removed.num_rows:>9}  removed (in the cache, not in the dataset)")
+    if plan.quarantined.num_rows:
+        lines.append(f"  {plan.quarantined.num_rows:>9}  of the failed are quarantined")
     refused = sum(source.failure is not None for source in plan.sources.values())
     lines.append(
         f"to do: {len(plan.sources)} sources ({refused} of them cannot be opened), "
@@ -81,6 +83,14 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
             "seconds": round(forecast.seconds, 1),
             "tflops_per_encoder": forecast.rate.flops / 1e12,
         }
+    )
+
+
+def quarantine_text(count: int, attempts: int, path: str) -> str:
+    """Where quarantined sources are listed, and what is done with them."""
+    return (
+        f"quarantined: {count} sources that failed {attempts} times; left alone until their "
+        f"version changes, or --retry-failed asks for them. Listed in {path}"
     )
 
 

@@ -111,6 +111,12 @@ class Store:
         return protocol_of(self.uri) == "file"
 
     def _locate(self, path: str) -> tuple[Any, str]:
+        """Where a file of the store lies. Raises ``UserError`` for a path that leads out of it."""
+        if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+            raise UserError(
+                f"{self.uri}: {path!r} is named there and lies outside of it: something else "
+                "changed the cache. Go back to a snapshot that is sound (maintain_cache.py restore)"
+            )
         filesystem, root = open_filesystem(self.uri, self.storage)
         return filesystem, f"{root.rstrip('/')}/{path}"
 

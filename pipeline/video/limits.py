@@ -11,6 +11,7 @@ class DecodeLimits:
         max_pixels: coded width times height of a frame, and of a frame scaled for a bucket.
         max_frames: source frames decoded from one file.
         max_seconds: presentation time between the first and the last frame.
+        max_gap_seconds: how long one frame may be shown; resampling repeats it all that time.
         open_timeout_s: seconds to open the file and read its header.
         read_timeout_s: seconds between two reads that make progress.
         seconds_per_second: seconds that a decoder process may take for each second of video, once
@@ -24,6 +25,7 @@ class DecodeLimits:
     max_pixels: int = 8192 * 8192 // 2
     max_frames: int = 10_000_000
     max_seconds: float = 12 * 3600.0
+    max_gap_seconds: float = 600.0
     open_timeout_s: float = 60.0
     read_timeout_s: float = 60.0
     seconds_per_second: float = 60.0

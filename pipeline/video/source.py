@@ -25,6 +25,7 @@ from pipeline.video.files import GuardedFile, open_container, sniff, translated
 from pipeline.video.header import codec_name, read_facts, video_stream
 from pipeline.video.limits import DecodeLimits
 from pipeline.video.orientation import Orientation, orientation_of
+from pipeline.video.tables import check_tables
 from pipeline.video.truncation import check_complete
 
 SEEKABLE_CODECS = frozenset(
@@ -75,6 +76,8 @@ class FrameSource:
         self._progress = progress
         self._limits = limits
         kind = sniff(file.head)
+        if kind == "mov":
+            check_tables(file, limits.max_frames)
         self._times: Literal["stamped", "filled", "counted"] = "stamped"
         if kind in ("avi", "mpeg"):
             self._times = "counted" if kind == "avi" else "filled"
@@ -298,6 +301,14 @@ class FrameSource:
             raise SourceError(
                 Reason.BAD_TIMESTAMPS, f"timestamp {pts} follows {previous}: they must ascend"
             )
+        if previous is not None and self._begun is not None:
+            gap = (pts - previous) * self._begun[0].time_base
+            if gap > self._limits.max_gap_seconds:
+                raise SourceError(
+                    Reason.TOO_LARGE,
+                    f"one frame is shown for {float(gap):g} s, more than "
+                    f"{self._limits.max_gap_seconds:g}",
+                )
         if self._begun is None:
             return
         facts, orientation = self._begun

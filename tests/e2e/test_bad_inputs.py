@@ -1,6 +1,9 @@
 """Files that are no videos cost themselves alone: a reason each, and the counts close."""
 
+import csv
 import json
+
+from deltalake import DeltaTable
 
 from pipeline import LatentCache
 from pipeline.errors import Reason
@@ -55,7 +58,12 @@ def test_failed_sources_are_retried_by_rule(tmp_path, clip):
     tree = config_tree(dataset, tmp_path / "cache", max_attempts=2)
     config = write_config(tmp_path / "c.yaml", tree)
     for _ in range(3):
-        assert run_job(config).report["sources"]["failed"] == 2
+        done = run_job(config)
+        assert done.report["sources"]["failed"] == 2
+    assert "1  of the failed are quarantined" in done.stdout
+    [listed] = (tmp_path / "cache/reports").glob(f"{done.report['run_id']}/quarantine.csv")
+    [row] = csv.DictReader(listed.open(newline=""))
+    assert (row["uri"], row["reason"], row["attempts"]) == (rows[1]["video"], "missing", "2")
     attempts = {
         row["reason"]: row["attempts"]
         for row in LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
@@ -69,3 +77,34 @@ def test_failed_sources_are_retried_by_rule(tmp_path, clip):
     assert attempts == {"unsupported_container": 2, "missing": 3}
     (tmp_path / "late.mp4").write_bytes(clip("h264_open").read_bytes())
     assert run_job(config).report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
+
+
+def test_a_run_in_which_most_fail_stops_early_and_goes_on_when_asked(tmp_path, clip):
+    size = {"width": 160, "height": 96, "fps": 25.0, "frames": 100}
+    good = [{"video": str(clip("h264_open")), "id": "good", **size}]
+    bad = []
+    for number in range(40):
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(clip("cut_moovless").read_bytes())
+        bad.append({"video": str(path), "id": str(number), **size})
+    dataset = write_list(tmp_path / "clips.jsonl", [*good, *bad])
+    tree = config_tree(
+        dataset,
+        tmp_path / "cache",
+        max_failure_rate=0.5,
+        stop_early_sources=5,
+        run__task_windows=1,
+        output__shard_bytes=1,  # what failed is told with every pack
+    )
+    config = write_config(tmp_path / "c.yaml", tree)
+    done = run_job(config)
+    assert done.code == 2
+    assert "stopped early" in done.stderr
+    assert "most often invalid_data" in done.stderr
+    assert done.report["snapshot"] is None
+    rows = DeltaTable(str(tmp_path / "cache/sources")).to_pyarrow_table().to_pylist()
+    assert 5 <= len(rows) < 41
+    done = run_job(config, "--set", "stop_early_sources=null")
+    assert done.code == 2
+    assert done.report["sources"] == {"total": 41, "ok": 1, "skipped": 0, "failed": 40}
+    assert done.report["snapshot"] == 1

@@ -87,6 +87,7 @@ def test_columns_choose_as_rows_do(data, overwrite, retry, chunks):
     choice = Chooser(CONFIG, RECIPE, overwrite, retry).choose(catalog, table)
 
     kinds, standing, todo = dict.fromkeys(KINDS, 0), {"ok": 0, "skipped": 0, "failed": 0}, {}
+    quarantined = []
     for row in sources:
         before = latest.get(row["source_id"])
         kind, wanted, attempts = model(row, before, overwrite, retry)
@@ -95,6 +96,9 @@ def test_columns_choose_as_rows_do(data, overwrite, retry, chunks):
             todo[row["source_id"]] = (attempts, 1 + (before["revision"] if before else 0))
         else:
             standing[before["status"]] += 1
+            if kind == "failed before" and before["attempts"] >= CONFIG.max_attempts:
+                quarantined.append(row["source_id"])
+    assert choice.quarantined == quarantined
     assert choice.kinds == kinds
     assert choice.standing == standing
     assert {s.source_id: (s.attempts, s.revision) for s in choice.todo} == todo

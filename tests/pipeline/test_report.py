@@ -46,6 +46,7 @@ def make_plan(**changes):
         "removed": pa.table({"source_id": ["x", "y"]}),
         "columns": pa.table({}),
         "total": 11,
+        "quarantined": pa.table({}),
     }
     return Plan(**{**fields, **changes})
 
