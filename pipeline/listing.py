@@ -297,6 +297,8 @@ def _columns(rows: Sequence[Mapping[str, Any]], uri: str) -> pa.Table:
 
 def _read_parquet(data: bytes, uri: str) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(data))
-    except pa.ArrowInvalid as error:
-        raise UserError(f"dataset.uri {uri} is not a Parquet file: {error}") from error
+        table = pq.read_table(pa.BufferReader(data))
+        table.validate(full=True)  # texts that are no UTF-8 would be met later, one by one
+        return table
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"dataset.uri {uri} is not a sound Parquet file: {error}") from error
