@@ -301,4 +301,4 @@ def _read_parquet(data: bytes, uri: str) -> pa.Table:
         table.validate(full=True)  # texts that are no UTF-8 would be met later, one by one
         return table
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"dataset.uri {uri} is not a sound Parquet file: {error}") from error
+        raise UserError(f"dataset.uri {uri} is not a Parquet file: {error}") from error
