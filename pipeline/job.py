@@ -22,19 +22,13 @@ from pipeline.leases import Fence, LeaseLostError, Leases
 from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.measured import Measured, measured_before
 from pipeline.plan import Plan, ProbeAnswer, make_plan
-from pipeline.quarantine import (
-    TooManyFailuresError,
-    check_failures,
-    quarantined,
-    write_quarantine,
-)
+from pipeline.quarantine import TooManyFailuresError, check_failures, tell_quarantine
 from pipeline.recipe import Recipe
 from pipeline.report import (
     ProgressLine,
     RunReport,
     plan_json,
     plan_text,
-    quarantine_text,
     source_counts,
     summary_text,
 )
@@ -173,10 +167,10 @@ class _Job:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, rate=None)
             return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
-        except TooManyFailuresError as error:
+        except TooManyFailuresError as stop:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, rate=None)
-            print(error, file=sys.stderr)
+            print(stop, file=sys.stderr)
             return EXIT_FAILURES
         except LeaseLostError:
             raise
@@ -370,12 +364,9 @@ class _Job:
         if snapshot is not None and tally.windows and self.config.report.contact_sheet_windows:
             path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
             print(f"look at  {path}")
-        kept_out = plan.quarantined
-        if tally.statuses["failed"]:
-            kept_out = quarantined(self.manifest, kept_out, self.run_id, self.config)
-        if kept_out.num_rows:
-            path = write_quarantine(self.manifest, self.run_id, kept_out)
-            print(quarantine_text(kept_out.num_rows, self.config.max_attempts, path))
+        listed = tell_quarantine(self.manifest, plan.quarantined, tally, self.run_id, self.config)
+        if listed:
+            print(listed)
         output = self.manifest.store.uri
         print(summary_text(plan, tally, report, output, unfinished, rate))
         print(report.to_json(), flush=True)

@@ -46,15 +46,29 @@ def check_failures(tally: Tally, config: Config) -> None:
     )
 
 
-def quarantined(manifest: Manifest, before: pa.Table, run_id: str, config: Config) -> pa.Table:
-    """``before``, and what this run has added: rows of ``QUARANTINED`` in order of URI."""
-    where = (
-        (pc.field("run_id") == run_id)
-        & (pc.field("status") == "failed")
-        & (pc.field("attempts") >= config.max_attempts)
+def tell_quarantine(
+    manifest: Manifest, before: pa.Table, tally: Tally, run_id: str, config: Config
+) -> str | None:
+    """List what is quarantined: ``before`` and what this run has added, in order of URI.
+
+    Returns what to print, or None where nothing is.
+    """
+    rows = before.select(QUARANTINED) if before.num_rows else None
+    if tally.statuses["failed"]:
+        where = (
+            (pc.field("run_id") == run_id)
+            & (pc.field("status") == "failed")
+            & (pc.field("attempts") >= config.max_attempts)
+        )
+        added = manifest.read("sources", None, QUARANTINED, where)
+        rows = added if rows is None else pa.concat_tables([rows, added])
+    if rows is None or not rows.num_rows:
+        return None
+    path = write_quarantine(manifest, run_id, rows.sort_by("uri"))
+    return (
+        f"quarantined: {rows.num_rows} sources that failed {config.max_attempts} times; left alone "
+        f"until their version changes, or --retry-failed asks for them. Listed in {path}"
     )
-    added = manifest.read("sources", None, QUARANTINED, where)
-    return pa.concat_tables([before.select(QUARANTINED), added]).sort_by("uri")
 
 
 def write_quarantine(manifest: Manifest, run_id: str, rows: pa.Table) -> str:

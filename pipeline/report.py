@@ -86,14 +86,6 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
     )
 
 
-def quarantine_text(count: int, attempts: int, path: str) -> str:
-    """Where quarantined sources are listed, and what is done with them."""
-    return (
-        f"quarantined: {count} sources that failed {attempts} times; left alone until their "
-        f"version changes, or --retry-failed asks for them. Listed in {path}"
-    )
-
-
 @dataclass(frozen=True)
 class RunReport:
     """The run's JSON object: the dataset's state after the run, and what this run wrote.
