@@ -91,7 +91,7 @@ def run(monkeypatch, tmp_path):
                 asked.append((clips, recipe, limits))
             yield from results[name]
 
-        monkeypatch.setattr(stage, "decode_clips", fake)
+        monkeypatch.setattr(stage, "decode_file", fake)
         config = make_config(**fields)
         unit = Unit(
             tuple(FileTask(str(tmp_path / name), None, tuple(clips)) for name, clips in files)
@@ -230,7 +230,7 @@ def test_a_file_that_cannot_be_opened_fails_all_of_its_clips(run, tmp_path):
 def test_a_file_that_changed_since_the_plan_is_not_decoded(run, tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"x")
     unit = Unit((FileTask(str(tmp_path / "a.mp4"), "another version", (clip(),)),))
-    monkeypatch.setattr(stage, "decode_clips", None)
+    monkeypatch.setattr(stage, "decode_file", None)
     config = make_config()
     decode = make_decode_fn(config, make_recipe(config))
     [pack] = decode({UNIT: np.array([unit.to_json()], dtype=object)})
