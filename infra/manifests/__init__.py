@@ -1,0 +1,1 @@
+"""Manifests from one values file: ``python -m infra.manifests`` writes them."""
