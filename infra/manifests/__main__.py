@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.manifests.build import render
-from infra.manifests.values import ROOT, load_values
+from infra.manifests.values import INFRA, load_values
 from pipeline.errors import UserError
-
-INFRA = ROOT / "infra"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,13 +19,13 @@ from infra.manifests.kinds import (
 )
 from infra.manifests.pods import (
     CONTAINER_SECURITY,
+    HEAD_STORE_GIB,
     gpu_template,
-    head_store_bytes,
     head_template,
     submitter_template,
 )
 from infra.manifests.slurm import sbatch
-from infra.manifests.values import Values, ray_version
+from infra.manifests.values import GIB, Values, ray_version
 
 Tree = dict[str, Any]
 
@@ -49,7 +49,7 @@ def cluster_spec(values: Values) -> ClusterSpec:
             ray_start_params={
                 "num-cpus": "0",
                 "dashboard-host": "0.0.0.0",
-                "object-store-memory": str(head_store_bytes()),
+                "object-store-memory": str(HEAD_STORE_GIB * GIB),
             },
             template=head_template(values),
         ),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from infra.manifests.values import GIB, Values
+from infra.manifests.values import Values
 
 Tree = dict[str, Any]
 
@@ -13,7 +13,7 @@ HEAD_STORE_GIB = 1
 """The head runs the driver alone, to which only small rows travel."""
 
 USER = 10001
-"""Of the images, without a name that Kubernetes could check."""
+"""Of the images; Kubernetes takes only a number as not root."""
 
 CONTAINER_SECURITY: Tree = {
     "allowPrivilegeEscalation": False,
@@ -67,7 +67,7 @@ def gpu_template(values: Values) -> Tree:
         "automountServiceAccountToken": False,
         "nodeSelector": nodes.node_selector,
         "tolerations": [dict(one) for one in nodes.tolerations],
-        "terminationGracePeriodSeconds": 30,
+        "terminationGracePeriodSeconds": 60,  # Ray drains a node for 30
     }
     return {"spec": spec}
 
@@ -109,16 +109,6 @@ def submitter_template(values: Values, arguments: list[str]) -> Tree:
             "nodeSelector": values.head.node_selector,
         }
     }
-
-
-def object_store_parameter(gib_or_bytes: int) -> dict[str, str]:
-    """The parameter of ``ray start`` for an object store of so many bytes."""
-    return {"object-store-memory": str(gib_or_bytes)}
-
-
-def head_store_bytes() -> int:
-    """Object store of the head."""
-    return HEAD_STORE_GIB * GIB
 
 
 def _pod_security() -> Tree:

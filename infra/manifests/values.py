@@ -11,6 +11,7 @@ from pipeline.config import load_config
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
 GIB = 2**30
 
 BLOCKS_PER_DECODER = 3
