@@ -2,12 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from pipeline.config import load_config
+from pipeline.config import Config, load_config
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ class Values(_Section):
         return -(-self.object_store_bytes * 11 // (10 * GIB))
 
     @property
-    def _config(self) -> Any:
+    def _config(self) -> Config:
         settings = [f"{key}={value}" for key, value in self._settings(1).items()]
         fields = {"dataset.uri": self.dataset, "output.uri": self.output}
         return load_config(str(ROOT / self.config), settings, fields)
