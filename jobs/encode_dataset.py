@@ -4,7 +4,8 @@ Examples:
   python jobs/encode_dataset.py --config configs/demo.yaml
   python jobs/encode_dataset.py --config configs/t2v_540p.yaml \\
       --dataset s3://bucket/clips.parquet --output s3://bucket/latents --plan
-  ray job submit --working-dir . -- python jobs/encode_dataset.py --config configs/t2v_540p.yaml
+  ray job submit --working-dir . --submission-id clips-540p -- \\
+      python jobs/encode_dataset.py --config configs/t2v_540p.yaml
 
 Run it again at any time: what is encoded already is not decoded again. The last line of stdout is a
 JSON object. Exit codes: 0 done; 1 usage or configuration; 2 more failed sources than

@@ -51,7 +51,9 @@ HEAD_PORT=$((20000 + SLURM_JOB_ID % 10000)) # of its own, where jobs share a nod
 RAY_ADDRESS=$HEAD_IP:$HEAD_PORT
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
+RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # all nodes end at once: there is nowhere to drain to
 export HEAD_IP HEAD_PORT RAY_ADDRESS RAY_AUTH_MODE RAY_AUTH_TOKEN
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 
 srun --overlap --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
     "$PWD/infra/slurm/on_ray.sh" --node &

@@ -1,6 +1,8 @@
-"""`ray job submit` to a local head runs the job and returns its exit code."""
+"""Submission to a local head, with token authentication: once, stopped, and on a schedule."""
 
 import json
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from infra.manifests.build import cron_job
+from infra.manifests.values import INFRA, load_values
 from pipeline import LatentCache
+from pipeline.config import StorageConfig
+from pipeline.manifest import Manifest
+from pipeline.storage import Store
 from tests.e2e.support import (
     ROOT,
     config_tree,
@@ -23,6 +30,7 @@ from tests.e2e.support import (
 pytestmark = pytest.mark.ray
 
 RAY = str(Path(sys.executable).with_name("ray"))
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _free_port() -> int:
@@ -42,7 +50,7 @@ def head(ray_folder: str) -> Iterator[str]:
     ]
     process = subprocess.Popen(
         command,
-        env=environment(),
+        env=environment(RAY_JOB_STOP_WAIT_TIME_S="60", **TOKEN),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -68,37 +76,46 @@ def _wait_until_listening(port: int, process: subprocess.Popen) -> None:
         time.sleep(0.2)
 
 
-def _submit(head: str, config: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Submit, and submit again while the head's agent is not up yet."""
+def _ray_job(head: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """``ray job ...``, again while the head's agent is not up yet."""
     deadline = time.monotonic() + 60
     while True:
-        done = _submit_once(head, config, *arguments)
+        done = subprocess.run(
+            [RAY, "job", *arguments],
+            env=environment(RAY_API_SERVER_ADDRESS=head, **TOKEN),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         if "No available agent" not in done.stderr or time.monotonic() > deadline:
             return done
         time.sleep(1)
 
 
-def _submit_once(head: str, config: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [
-            *(RAY, "job", "submit", "--address", head, "--working-dir", str(ROOT), "--"),
-            *(sys.executable, "jobs/encode_dataset.py", "--config", str(config), *arguments),
-        ],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+def _submit(
+    head: str, config: Path, *arguments: str, options: tuple[str, ...] = (), cwd: Path = ROOT
+) -> subprocess.CompletedProcess:
+    job = (sys.executable, "jobs/encode_dataset.py", "--config", str(config), *arguments)
+    return _ray_job(head, "submit", *options, "--working-dir", ".", "--", *job, cwd=cwd)
+
+
+def _config(tmp_path: Path, rows: list[dict], **changes) -> Path:
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    tree = config_tree(dataset, tmp_path / "cache", run__runner="ray", **changes)
+    tree["run"].update(gpus_per_encoder=1, cpus_per_encoder=0)
+    return write_config(tmp_path / "config.yaml", tree)
+
+
+def _runs(tmp_path: Path) -> list[dict]:
+    table = Manifest(Store(str(tmp_path / "cache"), StorageConfig())).read("runs")
+    return table.select(["run_id", "state", "report"]).to_pylist()
 
 
 def test_a_submitted_job_encodes_and_returns_its_exit_code(tmp_path, clip, head):
     rows = [{"video": str(clip("bikes")), "end": 2.0}, {"video": str(clip("text"))}]
-    dataset = write_list(tmp_path / "clips.jsonl", rows)
-    tree = config_tree(dataset, tmp_path / "cache", run__runner="ray")
-    tree["run"].update(gpus_per_encoder=1, cpus_per_encoder=0)
-    config = write_config(tmp_path / "config.yaml", tree)
+    config = _config(tmp_path, rows)
     done = _submit(head, config)
     assert done.returncode == 0, done.stdout + done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith('{"run_id"')]
@@ -108,3 +125,91 @@ def test_a_submitted_job_encodes_and_returns_its_exit_code(tmp_path, clip, head)
     refused = _submit(head, config, "--set", "windows.stride=0")
     assert refused.returncode == 1, refused.stdout
     assert "windows.stride" in refused.stdout + refused.stderr
+
+
+def test_from_a_clean_checkout_a_repeated_submission_is_harmless(tmp_path, clip, head):
+    ignored = (ROOT / ".gitignore").read_text().replace("/", "").split()
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", *ignored))
+    config = _config(tmp_path, [{"video": str(clip("bikes")), "end": 2.0}])
+    name = ("--submission-id", "clips-540p")
+    first = _submit(head, config, options=name, cwd=checkout)
+    assert first.returncode == 0, first.stdout + first.stderr
+    again = _submit(head, config, options=name, cwd=checkout)
+    assert again.returncode == 1
+    assert "clips-540p already exists" in again.stderr
+    assert [run["state"] for run in _runs(tmp_path)] == ["started", "finished"]
+
+
+@pytest.mark.slow
+def test_a_stopped_job_commits_and_the_next_one_resumes(tmp_path, clip, head):
+    rows = [{"video": str(clip(name)), "id": name} for name in ("bikes", "carphone", "vfr")]
+    many = {"output__shard_bytes": 1, "run__pack_bytes": 200_000, "run__micro_batch": 1}
+    config = _config(tmp_path, rows, **many)
+    started = _submit(head, config, options=("--no-wait", "--submission-id", "to-be-stopped"))
+    assert started.returncode == 0, started.stderr
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "cache").glob("samples/_delta_log/*.json")):
+        assert time.monotonic() < deadline, _ray_job(head, "logs", "to-be-stopped").stdout
+        time.sleep(0.02)
+    stopped = _ray_job(head, "stop", "to-be-stopped")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "Traceback" not in _ray_job(head, "logs", "to-be-stopped").stdout
+    runs = _runs(tmp_path)
+    assert [run["state"] for run in runs] == ["started", "stopped"]
+    committed = json.loads(runs[1]["report"])["windows"]
+    assert committed > 0
+
+    resumed = _submit(head, config)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    [*_, finished] = _runs(tmp_path)
+    windows = json.loads(finished["report"])["windows"]
+    assert windows > 0
+    assert committed + windows == LatentCache.open(str(tmp_path / "cache")).samples().num_rows
+
+
+def _refresh(
+    head: str, config: Path, name: str = "refresh-29400135", token: str = TOKEN["RAY_AUTH_TOKEN"]
+) -> subprocess.CompletedProcess:
+    """The nightly refresh's own command and environment, with a configuration of ours."""
+    pod = cron_job(load_values(INFRA / "values.yaml"))["spec"]["jobTemplate"]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    known = {"SUBMISSION_ID": name, "RAY_API_SERVER_ADDRESS": head}
+    known |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    assert {one["name"] for one in container["env"]} == known.keys()
+    _, job, *_ = container["args"]
+    command = [*container["command"], sys.executable, job, "--config", str(config)]
+    command = [
+        part.replace("$(SUBMISSION_ID)", name).replace("/app/", f"{ROOT}/") for part in command
+    ]
+    assert command[0] == "python"
+    return subprocess.run(
+        [sys.executable, *command[1:]],
+        env=environment(**known),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_nightly_refresh_submits_once_and_ends_as_its_job_does(tmp_path, clip, head):
+    config = _config(tmp_path, [{"video": str(clip("bikes")), "end": 2.0}])
+    first, again = _refresh(head, config), _refresh(head, config)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert '"snapshot": 1' in first.stdout
+    assert again.returncode == 0, again.stderr
+    assert "refresh-29400135 was submitted before" in again.stderr
+    assert '"snapshot": 1' in again.stdout
+    assert [run["state"] for run in _runs(tmp_path)] == ["started", "finished"]
+
+
+def test_the_nightly_refresh_tells_what_ended_it(tmp_path, head):
+    missing = tmp_path / "none.yaml"
+    failed = _refresh(head, missing, name="refresh-29401575")
+    assert failed.returncode == 1
+    assert "name an existing YAML file" in failed.stdout
+    stranger = _refresh(head, missing, token=secrets.token_hex(32))
+    assert stranger.returncode == 1
+    assert "error: the cluster refuses RAY_AUTH_TOKEN" in stranger.stderr
+    assert "Traceback" not in stranger.stderr
