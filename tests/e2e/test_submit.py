@@ -110,35 +110,30 @@ def _config(tmp_path: Path, rows: list[dict], **changes) -> Path:
 
 def _runs(tmp_path: Path) -> list[dict]:
     table = Manifest(Store(str(tmp_path / "cache"), StorageConfig())).read("runs")
-    return table.select(["run_id", "state", "report"]).to_pylist()
+    return table.sort_by("at").to_pylist()
 
 
-def test_a_submitted_job_encodes_and_returns_its_exit_code(tmp_path, clip, head):
+def test_a_job_from_a_clean_checkout_encodes_once_and_returns_its_exit_code(tmp_path, clip, head):
+    ignored = (ROOT / ".gitignore").read_text().replace("/", "").split()
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", *ignored))
     rows = [{"video": str(clip("bikes")), "end": 2.0}, {"video": str(clip("text"))}]
     config = _config(tmp_path, rows)
-    done = _submit(head, config)
+    name = ("--submission-id", "clips-540p")
+    done = _submit(head, config, options=name, cwd=checkout)
     assert done.returncode == 0, done.stdout + done.stderr
     [line] = [line for line in done.stdout.splitlines() if line.startswith('{"run_id"')]
     assert json.loads(line)["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
     assert LatentCache.open(str(tmp_path / "cache")).samples().num_rows == 2
 
-    refused = _submit(head, config, "--set", "windows.stride=0")
-    assert refused.returncode == 1, refused.stdout
-    assert "windows.stride" in refused.stdout + refused.stderr
-
-
-def test_from_a_clean_checkout_a_repeated_submission_is_harmless(tmp_path, clip, head):
-    ignored = (ROOT / ".gitignore").read_text().replace("/", "").split()
-    checkout = tmp_path / "checkout"
-    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", *ignored))
-    config = _config(tmp_path, [{"video": str(clip("bikes")), "end": 2.0}])
-    name = ("--submission-id", "clips-540p")
-    first = _submit(head, config, options=name, cwd=checkout)
-    assert first.returncode == 0, first.stdout + first.stderr
     again = _submit(head, config, options=name, cwd=checkout)
     assert again.returncode == 1
     assert "clips-540p already exists" in again.stderr
     assert [run["state"] for run in _runs(tmp_path)] == ["started", "finished"]
+
+    refused = _submit(head, config, "--set", "windows.stride=0", cwd=checkout)
+    assert refused.returncode == 1, refused.stdout
+    assert "windows.stride" in refused.stdout + refused.stderr
 
 
 @pytest.mark.slow
