@@ -45,9 +45,13 @@ class Alone:
 def decode_alone(config: Config, recipe: Recipe, units: Sequence[Unit], seconds: float) -> Alone:
     """As many processes as the run has decode tasks, over units from all over the plan.
 
+    They decode themselves: decoders of their own (``decode.isolate``) are the pipeline's doing.
+
     Raises ``UserError`` where they hold no window.
     """
     count = min(config.run.decode_tasks, len(units))
+    plain = config.decode.model_copy(update={"isolate": False})
+    config = config.model_copy(update={"decode": plain})
     windows, wall, cpu = 0, 0.0, 0.0
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         list(pool.map(_warm, [0.5] * count))

@@ -188,6 +188,7 @@ def _refresh(
     )
 
 
+@pytest.mark.slow
 def test_the_nightly_refresh_submits_once_and_ends_as_its_job_does(tmp_path, clip, head):
     config = _config(tmp_path, [{"video": str(clip("bikes")), "end": 2.0}])
     first, again = _refresh(head, config), _refresh(head, config)

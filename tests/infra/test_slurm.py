@@ -76,6 +76,7 @@ def _start(allocation, config: Path) -> subprocess.Popen:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_run_on_two_nodes(tmp_path, clip, allocation):
     process = _start(allocation, _config(tmp_path, clip))
     stdout, stderr = process.communicate(timeout=240)
