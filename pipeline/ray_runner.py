@@ -28,6 +28,10 @@ PROBE_IN_CLUSTER = 1000
 
 _PROBE_CPUS = 0.25
 
+_SYSTEM = {"idle_worker_killing_time_threshold_ms": 60_000}
+"""Ray ends a worker that was idle for a second; the next write task would then load its modules
+anew, for two seconds of CPU time."""
+
 
 class RayRunner:
     """Carries units through the stages on the cluster of ``RAY_ADDRESS``, else a local one.
@@ -63,6 +67,7 @@ class RayRunner:
                 num_gpus=run.num_gpus,
                 object_store_memory=run.object_store_bytes,
                 include_dashboard=False,
+                _system_config=_SYSTEM,
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )

@@ -122,7 +122,12 @@ def _pod_security() -> Tree:
 
 def _environment(values: Values) -> list[Tree]:
     storage = values.storage
-    found = {"AWS_ENDPOINT_URL": storage.endpoint_url, "AWS_REGION": storage.region}
+    found = {
+        "AWS_ENDPOINT_URL": storage.endpoint_url,
+        "AWS_REGION": storage.region,
+        # A worker that ended after one idle second would load its modules anew for the next task.
+        "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    }
     return [{"name": name, "value": value} for name, value in found.items() if value is not None]
 
 

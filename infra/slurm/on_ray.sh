@@ -52,8 +52,9 @@ RAY_ADDRESS=$HEAD_IP:$HEAD_PORT
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # all nodes end at once: there is nowhere to drain to
+RAY_idle_worker_killing_time_threshold_ms=60000 # not to load modules anew after an idle second
 export HEAD_IP HEAD_PORT RAY_ADDRESS RAY_AUTH_MODE RAY_AUTH_TOKEN
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S RAY_idle_worker_killing_time_threshold_ms
 
 srun --overlap --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
     "$PWD/infra/slurm/on_ray.sh" --node &

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ class _Process:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     shared_bytes: int = 0
+    name: str = ""
     names: set[str] = field(default_factory=set)
 
 
@@ -77,6 +79,13 @@ class Watch:
                     peaks[word] = max(process.peak_bytes, peaks.get(word, 0))
         return peaks
 
+    def cpu_seconds_by_name(self) -> dict[str, float]:
+        """CPU time so far by what processes were last called."""
+        found: Counter[str] = Counter()
+        for process in self._processes.values():
+            found[process.name] += process.cpu_seconds
+        return dict(found.most_common())
+
     def _at(self, moment: float) -> float:
         """CPU time so far, between looks in proportion."""
         after = bisect_left(self._times, moment)
@@ -100,7 +109,8 @@ class Watch:
                 own, shared = _resident_bytes(process)
                 seen.peak_bytes = max(seen.peak_bytes, own)
                 seen.shared_bytes = max(seen.shared_bytes, shared)
-                seen.names.add(_name(process))
+                seen.name = _name(process)
+                seen.names.add(seen.name)
         self._spilled = max(self._spilled, _spilled_bytes())
         self._times.append(time.time())
         self._cpu.append(sum(process.cpu_seconds for process in self._processes.values()))
@@ -127,11 +137,11 @@ def _cpu_seconds(process: int) -> float:
 
 
 def _resident_bytes(process: int) -> tuple[int, int]:
-    """Memory of its own, and shared memory that it has touched."""
-    sizes = {}
+    """Memory of its own, and shared memory that it has touched; one that has ended has none."""
+    sizes = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, value = line.partition(":")
-        if name in ("RssAnon", "RssFile", "RssShmem"):
+        if name in sizes:
             sizes[name] = int(value.split()[0]) * 1024
     return sizes["RssAnon"] + sizes["RssFile"], sizes["RssShmem"]
 
