@@ -5,6 +5,7 @@ import errno
 import os
 import posixpath
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,26 @@ class Store:
         else:
             self._retry.call(lambda: filesystem.pipe_file(full, data))
 
+    def put(self, path: str, local: Path) -> None:
+        """Put a file of this machine, of any size, at once; an older one is replaced."""
+        filesystem, full = self._locate(path)
+        if self.local:
+            target = Path(full)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _temporary_name(target)
+            try:
+                shutil.copyfile(local, temporary)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        else:
+            self._retry.call(lambda: filesystem.put_file(str(local), full))
+
+    def get(self, path: str, local: Path) -> None:
+        """Copy a file, of any size, to this machine. Raises ``FileNotFoundError``."""
+        filesystem, full = self._locate(path)
+        self._retry.call(lambda: filesystem.get_file(full, str(local)))
+
     def create(self, path: str, data: bytes) -> bool:
         """Put a whole file only where none is; False when another one is there already.
 
@@ -208,7 +229,7 @@ def _temporary_beside(full: str, data: bytes) -> Any:
     """A complete, flushed temporary file in the same folder, removed at the end if still there."""
     target = Path(full)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    temporary = _temporary_name(target)
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -217,6 +238,10 @@ def _temporary_beside(full: str, data: bytes) -> Any:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
 
 
 def _create_local(full: str, data: bytes) -> None:

@@ -1,0 +1,1 @@
+"""The training side: latents of a pinned snapshot as batches for torch."""
