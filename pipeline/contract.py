@@ -43,6 +43,23 @@ class Contract:
     window_frames: int
     latent_frames: int
 
+    @classmethod
+    def matching(cls, **fields: Any) -> "Expectation":
+        """What a trainer needs of a cache: values of some fields, whatever the others are.
+
+        Raises ``ContractError`` for a name that is no field.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        odd = sorted(set(fields) - set(known))
+        if odd:
+            raise ContractError(
+                f"Contract.matching: {', '.join(odd)}: no field of a contract; there are "
+                f"{', '.join(known)}"
+            )
+        if "value_range" in fields:
+            fields["value_range"] = tuple(fields["value_range"])
+        return Expectation(fields)
+
     @cached_property
     def contract_id(self) -> str:
         """Hash of all fields: equal contracts have equal ids."""
@@ -86,3 +103,25 @@ class Contract:
         """Fields whose values differ, as ``{name: (ours, theirs)}``."""
         ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Values of some fields of a contract; made with ``Contract.matching``."""
+
+    fields: dict[str, Any]
+
+    def check(self, contract: Contract, origin: str) -> None:
+        """Raise ``ContractError``, with the differing fields, where a cache does not fit."""
+        found = dataclasses.asdict(contract)
+        told = [
+            f"{name} is {found[name]!r}, expected {wanted!r}"
+            for name, wanted in self.fields.items()
+            if found[name] != wanted
+        ]
+        if told:
+            raise ContractError(
+                f"{origin} does not fit what the trainer expects: {'; '.join(told)}. Open the "
+                "cache (or snapshot) that was encoded for this model, encode one with "
+                "jobs/encode_dataset.py, or expect what this one holds"
+            )

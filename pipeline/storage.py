@@ -198,6 +198,11 @@ class Store:
             raise
         return True
 
+    def size(self, path: str) -> int:
+        """Bytes of a file. Raises ``FileNotFoundError``."""
+        filesystem, full = self._locate(path)
+        return int(self._retry.call(lambda: filesystem.size(full)))
+
     def exists(self, path: str) -> bool:
         """Whether there is a file."""
         filesystem, full = self._locate(path)

@@ -98,7 +98,9 @@ def _single(rows: pa.Table) -> pa.Table:
         return rows
     taken: set[tuple[object, ...]] = set()
     kept = []
-    for row in _by_window(rows).sort_by([("shard", "ascending"), ("first_row", "ascending")]).to_pylist():
+    for row in (
+        _by_window(rows).sort_by([("shard", "ascending"), ("first_row", "ascending")]).to_pylist()
+    ):
         key = tuple(row[n] for n in ("source_id", "height", "width", "frames", "first_window"))
         if key not in taken:
             taken.add(key)
@@ -254,5 +256,3 @@ def _shard_entries(paths: dict[str, int]) -> Iterator[bytes]:
         if match is None or match[2] not in SUFFIXES:
             raise UserError(f"{path!r} in the table samples is no path of a shard")
         yield np.array((bytes.fromhex(match[1]), SUFFIXES.index(match[2])), SHARD).tobytes()
-
-

@@ -118,9 +118,7 @@ def _write(file: Any, rows: pa.Table) -> None:
         file.write_batch(batch)
 
 
-def _ranged(
-    manifest: Manifest, snapshot: Snapshot, table: str, names: Sequence[str]
-) -> RangedRows:
+def _ranged(manifest: Manifest, snapshot: Snapshot, table: str, names: Sequence[str]) -> RangedRows:
     schema = _empty(manifest, snapshot, table).schema
     keys = [*_KEYS, *(["status"] if table == "sources" else [])]
     found = {*keys, *names, *(name.removeprefix("dataset_") for name in names)}

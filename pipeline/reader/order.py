@@ -162,5 +162,3 @@ class Division:
                 done[other] += tied and other < group
             done[group] = number
         return tuple(self._begin(group, count) for group, count in enumerate(done))
-
-

@@ -1,0 +1,418 @@
+"""``LatentDataset``: batches of clips of a pinned snapshot, for ``torch.utils.data.DataLoader``."""
+
+import itertools
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+import torch.distributed
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from pipeline.config import StorageConfig
+from pipeline.contract import Contract, Expectation
+from pipeline.errors import UserError
+from pipeline.identity import stable_hash
+from pipeline.manifest import Manifest
+from pipeline.reader.batches import Batch, BatchMaker, Clip, Making
+from pipeline.reader.clips import UNIT
+from pipeline.reader.draw import Normalization, Statistic, needed_tensors
+from pipeline.reader.local import LocalFolder, default_folder
+from pipeline.reader.order import Division, Remainder, keys_of, permute
+from pipeline.reader.state import Position, SharedPosition
+from pipeline.reader.view import Choice, Weights, open_view
+from pipeline.shards import ShardError
+from pipeline.storage import Store
+
+_SUBSTITUTES = 64
+"""Clips that are tried where all of a batch are damaged."""
+
+
+class LatentDataset(IterableDataset[Batch]):
+    """Batches of clips of one snapshot; give it to a ``DataLoader`` with ``batch_size=None``.
+
+    A batch is a dict: ``latents`` ``(batch, latent frames, channels, h, w)`` (for
+    ``statistic="moments"``: ``mean`` and ``logvar``), ``ids`` (``<source_id>:<bucket>:<first
+    frame>``), ``source_ids``, ``bucket``, ``first_frames`` (output frame of the source at which
+    each begins), ``fps``, ``valid_frames`` (real pixel frames), ``valid_mask`` ``(batch, latent
+    frames)`` (false where repeated frames took part), ``position`` and every column asked for.
+
+    All clips of a batch, and of a step on all ranks, are of one bucket. The order follows from
+    ``seed`` and the epoch (``set_epoch``), whatever the number of workers.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        snapshot: int | None = None,
+        *,
+        clip_frames: int | Sequence[int] = 17,
+        batch_size: int = 1,
+        expect: Expectation | Contract | None = None,
+        statistic: Statistic = "sample",
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        shuffle: bool = True,
+        columns: Sequence[str] = (),
+        clip_stride: int | None = None,
+        allow_padded: bool = False,
+        first_frame: bool = False,
+        filter: pc.Expression | None = None,  # noqa: A002
+        weights: Weights | None = None,
+        remainder: Remainder = "short",
+        dtype: torch.dtype | None = None,
+        normalize: Normalization | None = None,
+        on_damage: Literal["raise", "skip"] = "raise",
+        storage: StorageConfig | None = None,
+        local_dir: str | Path | None = None,
+        prefetch: int = 2,
+        reads: int = 16,
+    ) -> None:
+        """Open a snapshot (default: the newest at this moment; it stays pinned).
+
+        Args:
+            uri: root of the cache, a path or ``s3://…``.
+            snapshot: its number.
+            clip_frames: pixel frames of a clip: 17·k, or 1 for images; or several of these.
+            batch_size: clips of a batch on each rank.
+            expect: what the trainer needs (``Contract.matching(...)``), or a whole contract.
+            statistic: ``sample`` (drawn anew in each epoch, or as stored), ``mean``, ``moments``.
+            seed: decides order and draws.
+            rank, world_size: default: those of ``torch.distributed`` if it is initialised.
+            shuffle: whether clips are permuted within their bucket.
+            columns: columns of ``LatentCache.sources()``, as lists in the batch.
+            clip_stride: windows from one clip's begin to the next; default: as many as a clip has,
+                1: clips at all offsets.
+            allow_padded: whether a clip may end with a window that repeats frames.
+            first_frame: also give ``first_frame``, ``(batch, 1, channels, h, w)``: the latent of
+                the first frame alone (version 2).
+            filter: an expression over the columns of ``LatentCache.sources()`` and ``bucket``,
+                ``bucket_height``, ``bucket_width``, ``frames``, ``fps``, ``first_frame`` of a
+                segment; what it leaves out is a gap.
+            weights: by bucket name, or the column that holds them: how often a clip stands in an
+                epoch on average, 0 to 1000.
+            remainder: ``short``: the last steps of a bucket are shorter, and only where a bucket
+                has fewer clips than ranks (or ``batch_size`` is 1) are some left out; ``drop``:
+                whole batches alone.
+            dtype: of the latents; default: as stored.
+            normalize: applied to the latents; refused where the cache is normalised.
+            on_damage: ``skip`` leaves clips of damaged shards out, warns, and counts them in the
+                batch (``skipped``).
+            storage: endpoint and region of an S3 store.
+            local_dir: what readers of this machine share; default: below the temporary folder.
+            prefetch: batches that are read ahead from S3, in each worker.
+            reads: requests to S3 at once, in each worker.
+
+        Raises:
+            UserError: no such snapshot, column, or value; ``ContractError`` among these: the cache
+                does not fit ``expect``, ``statistic`` or ``normalize``.
+        """
+        super().__init__()
+        _check(batch_size, prefetch, reads, statistic, remainder, on_damage)
+        manifest = Manifest(Store(uri, storage or StorageConfig()))
+        self.snapshot = manifest.snapshot(snapshot)
+        contract = self.snapshot.contract
+        origin = f"{manifest.store.uri}, snapshot {self.snapshot.number},"
+        if isinstance(expect, Contract):
+            expect = Expectation(asdict(expect))
+        if expect is not None:
+            expect.check(contract, origin)
+        if first_frame and contract.vae_version != 2:
+            raise UserError("first_frame: only version 2 of the VAE encodes the first frame alone")
+        if normalize is not None:
+            normalize.check(contract)
+            if statistic == "moments":
+                raise UserError("normalize: moments are given as stored; ask for another statistic")
+        needed_tensors(statistic, contract)
+        self.rank, self.world_size = _ranks(rank, world_size)
+        self.batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
+        self._remainder: Remainder = remainder
+        self._on_damage, self._prefetch, self._reads = on_damage, prefetch, reads
+        frames = (clip_frames,) if isinstance(clip_frames, int) else tuple(clip_frames)
+        choice = Choice(frames, clip_stride, allow_padded, filter, weights, tuple(columns))
+        local = LocalFolder(Path(local_dir) if local_dir is not None else default_folder())
+        self._view = open_view(manifest, self.snapshot, local, choice)
+        self._making = Making(statistic, seed, dtype, normalize, first_frame, tuple(columns))
+        self._sizes = tuple(len(selection) for selection in self._view.selections)
+        if not sum(self._sizes):
+            raise UserError(
+                f"{origin} has no clip of {clip_frames} frames that fits; choose another "
+                "clip_frames or filter, or allow_padded"
+            )
+        self._identity = stable_hash(
+            [
+                str(self.snapshot.number),
+                seed,
+                shuffle,
+                remainder,
+                [str(g.folder.name) for g in self._view.groups],
+            ]
+        )
+        self._position = SharedPosition(self._begin(0))
+        self._by_workers = torch.zeros(1, dtype=torch.uint8).share_memory_()
+        self._own: Position | None = None
+
+    @property
+    def contract(self) -> Contract:
+        """What holds for every sample of the snapshot."""
+        return self.snapshot.contract
+
+    @property
+    def clips(self) -> dict[str, int]:
+        """Clips of an epoch, of all ranks, by bucket and length (``h544w992x34``)."""
+        names = (group.name for group in self._view.groups)
+        return dict(zip(names, self._sizes, strict=True))
+
+    def __len__(self) -> int:
+        """Batches that this rank (every rank) gets in what is left of the epoch."""
+        position = self._position.get()
+        return self._division(position).steps - position.steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch, counted from 0: another order, other draws. Workers may be at rest."""
+        self._own = None
+        self._position.set(self._begin(epoch))
+
+    def _begin(self, epoch: int) -> Position:
+        return Position(epoch, (0,) * len(self._sizes), self.world_size, self.batch_size, 0)
+
+    def _division(self, position: Position) -> Division:
+        return Division(
+            self._sizes,
+            position.begun,
+            position.world_size,
+            position.batch_size,
+            self._remainder,
+        )
+
+    # ---- state
+
+    def state_dict(self, batch: Batch | None = None) -> dict[str, Any]:
+        """Where the epoch stands, as JSON can hold it; the same on all ranks.
+
+        ``batch``: the last batch that was trained on. It may be left out where this process makes
+        the batches (no workers), or within ``loader`` or ``StatefulDataLoader``. Raises
+        ``UserError`` where it would be wrong without.
+        """
+        if batch is not None:
+            position = self._after(Position.from_dict(batch["position"]))
+        elif self._own is not None:
+            position = self._own
+        elif get_worker_info() is None and bool(self._by_workers[0]):
+            raise UserError(
+                "state_dict: the batches were made by worker processes, which read ahead; give the "
+                "last batch, state_dict(batch), or iterate over dataset.loader(num_workers=...)"
+            )
+        else:
+            position = self._position.get()
+        return {"reader": self._identity, **asdict(position)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` stood: at the next batch, with any number of workers.
+
+        With another ``world_size`` or ``batch_size`` the rest of the epoch is divided anew. Raises
+        ``UserError`` for a state of other clips, another order or another snapshot.
+        """
+        if state.get("reader") != self._identity:
+            raise UserError(
+                "load_state_dict: the state is of another snapshot, seed, selection of clips or "
+                "order; open the dataset with the arguments that it was saved with"
+            )
+        position = Position.from_dict({n: v for n, v in state.items() if n != "reader"})
+        info = get_worker_info()
+        if position.worker is not None:
+            mine = (0, 1) if info is None else (info.id, info.num_workers)
+            if position.worker != mine:
+                raise UserError(
+                    f"load_state_dict: the state is of worker {position.worker[0]} of "
+                    f"{position.worker[1]}; resume with the same num_workers"
+                )
+        if (position.world_size, position.batch_size) != (self.world_size, self.batch_size):
+            begun = self._division(position).given(position.steps)
+            position = Position(position.epoch, begun, self.world_size, self.batch_size, 0)
+        if info is not None:  # the others have states of their own
+            self._own = position
+            return
+        self._own = None
+        self._position.set(position)
+
+    def _after(self, position: Position) -> Position:
+        """The position behind a batch; behind the last, the next epoch's first."""
+        behind = replace(position, steps=position.steps + 1)
+        if behind.steps >= self._division(behind).steps:
+            return self._begin(position.epoch + 1)
+        return behind
+
+    def loader(self, num_workers: int = 0, **options: Any) -> Iterator[Batch]:
+        """The rest of the epoch through a ``DataLoader``; ``state_dict()`` needs no batch then.
+
+        At the end the next epoch begins. ``options`` are the DataLoader's own.
+        """
+        for batch in DataLoader(self, batch_size=None, num_workers=num_workers, **options):
+            self._own = self._after(Position.from_dict(batch["position"]))
+            yield batch
+        self.set_epoch(self._position.get().epoch + 1)
+
+    # ---- reading
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of this rank (in a worker: every ``num_workers``-th) from the position on."""
+        info = get_worker_info()
+        number, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        if info is not None:
+            self._by_workers[0] = 1
+        begun = self._own if info is not None and self._own is not None else self._position.get()
+        own = begun.worker is not None
+        division = self._division(begun)
+        steps = range(begun.steps + (0 if own else number), division.steps, workers)
+        maker = BatchMaker(self._view, self._making)
+        remote = not self._view.manifest.store.local
+        with ThreadPoolExecutor(self._reads) if remote else _Here() as pool:
+            ahead: deque[tuple[int, range, int, Any]] = deque()
+            todo = iter(steps)
+
+            def fill() -> None:
+                for step in itertools.islice(todo, 1 + remote * self._prefetch - len(ahead)):
+                    group, positions = division.batch(step, self.rank)
+                    clips = self._clips(maker, begun.epoch, group, positions)
+                    ahead.append((group, positions, step, maker.submit(pool, clips)))
+
+            try:
+                while True:
+                    fill()
+                    if not ahead:
+                        break
+                    group, positions, step, pending = ahead.popleft()
+                    position = replace(begun, steps=step, worker=None)
+                    batch = self._batch(maker, pool, group, positions, pending, begun.epoch)
+                    batch["position"] = asdict(position)
+                    del pending
+                    maker.reader.release()
+                    if info is None:
+                        self._own = self._after(position)
+                    else:
+                        self._own = replace(
+                            position, steps=step + workers, worker=(number, workers)
+                        )
+                    yield batch
+            finally:
+                for *_, pending in ahead:
+                    for _, parts in pending:
+                        for part in parts:
+                            part.cancel()
+
+    def _clips(self, maker: BatchMaker, epoch: int, group: int, positions: range) -> list[Clip]:
+        numbers = np.arange(positions.start, positions.stop)
+        name = self._view.groups[group].name
+        if self._shuffle:
+            numbers = permute(numbers, self._sizes[group], keys_of(self._seed, epoch, name))
+        phase = keys_of(self._seed, epoch, name, "phase", count=1)[0] % UNIT
+        return maker.find(group, numbers, phase)
+
+    def _batch(
+        self,
+        maker: BatchMaker,
+        pool: Executor,
+        group: int,
+        positions: range,
+        pending: Any,
+        epoch: int,
+    ) -> Batch:
+        if self._on_damage == "raise":
+            return maker.assemble(maker.gather(pending), epoch)
+        failures: list[ShardError] = []
+        found = maker.gather(pending, failures)
+        size = self._sizes[group]
+        for n in range(_SUBSTITUTES):  # only where nothing is left: a batch is never empty
+            if found:
+                break
+            at = (positions.stop + n) % size
+            clips = self._clips(maker, epoch, group, range(at, at + 1))
+            found = maker.gather(maker.submit(pool, clips), failures)
+        for error in failures:
+            warnings.warn(f"skipped: {error}", stacklevel=2)
+        if not found:
+            raise failures[0]
+        return {**maker.assemble(found, epoch), "skipped": len(failures)}
+
+    def map_style(self) -> "LatentMap":
+        """All clips of the snapshot that fit, one by one, in a fixed order: for evaluation."""
+        return LatentMap(self)
+
+
+class LatentMap(Dataset[Batch]):
+    """Clips by number; each is a batch of one without its first axis. Draws are those of epoch 0."""
+
+    def __init__(self, dataset: LatentDataset) -> None:
+        self._dataset = dataset
+        self._ends = list(itertools.accumulate(dataset._sizes))
+        self._maker: BatchMaker | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maker": None}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, number: int) -> Batch:
+        """The clip of a number. Raises ``IndexError``, and ``ShardError`` for a damaged shard."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"clip {number} of {len(self)}")
+        if self._maker is None:
+            self._maker = BatchMaker(self._dataset._view, self._dataset._making)
+        group = next(n for n, end in enumerate(self._ends) if number < end)
+        at = number - (self._ends[group - 1] if group else 0)
+        clips = self._maker.find(group, np.array([at]), 0)
+        with _Here() as pool:
+            batch = self._maker.assemble(self._maker.gather(self._maker.submit(pool, clips)), 0)
+        self._maker.reader.release()
+        return {n: v[0] if n != "bucket" else v for n, v in batch.items()}
+
+
+class _Here(Executor):
+    """Does everything at once, in this thread: a local file needs no patience."""
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    found = (0, 1)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        found = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rank = found[0] if rank is None else rank
+    world_size = found[1] if world_size is None else world_size
+    if not 0 <= rank < world_size:
+        raise UserError(f"rank {rank} of world_size {world_size}: ranks are counted from 0")
+    return rank, world_size
+
+
+def _check(
+    batch_size: int, prefetch: int, reads: int, statistic: str, remainder: str, on_damage: str
+) -> None:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("prefetch", prefetch, 0),
+        ("reads", reads, 1),
+    ):
+        if value < least:
+            raise UserError(f"{name} {value}: it must be at least {least}")
+    for name, text, allowed in (
+        ("statistic", statistic, ("sample", "mean", "moments")),
+        ("remainder", remainder, ("short", "drop")),
+        ("on_damage", on_damage, ("raise", "skip")),
+    ):
+        if text not in allowed:
+            raise UserError(f"{name} {text!r}: it is one of {', '.join(allowed)}")

@@ -1,0 +1,76 @@
+"""From stored statistics to what is trained on: draws, normalisation, dtype."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from pipeline.contract import Contract, ContractError
+from pipeline.errors import UserError
+
+Statistic = Literal["sample", "mean", "moments"]
+"""Latents drawn from the posterior (or as stored); its mean; or mean and log variance."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Normalised = (latent - shift) * scale; numbers, or one number a channel."""
+
+    scale: float | Sequence[float] = 1.0
+    shift: float | Sequence[float] = 0.0
+
+    def check(self, contract: Contract) -> None:
+        """Refuse a cache that is normalised already, or has another number of channels."""
+        if (contract.scale, contract.shift) != (1.0, 0.0):
+            raise ContractError(
+                f"normalize: the cache is normalised already (scale {contract.scale}, shift "
+                f"{contract.shift}); leave normalize out"
+            )
+        for name, value in (("scale", self.scale), ("shift", self.shift)):
+            if isinstance(value, Sequence) and len(value) != contract.z_channels:
+                raise UserError(
+                    f"normalize.{name} has {len(value)} numbers, and the latents "
+                    f"{contract.z_channels} channels; give one a channel, or one number"
+                )
+
+    def apply(self, latents: torch.Tensor) -> torch.Tensor:
+        """Normalise latents ``(…, C, h, w)``."""
+        scale, shift = (_channels(value) for value in (self.scale, self.shift))
+        return (latents - shift) * scale
+
+
+def _channels(value: float | Sequence[float]) -> torch.Tensor:
+    numbers = torch.tensor(value, dtype=torch.float32)
+    return numbers.reshape(-1, 1, 1) if numbers.ndim else numbers
+
+
+def needed_tensors(statistic: str, contract: Contract) -> tuple[str, ...]:
+    """The stored tensors from which a statistic is made. Raises ``ContractError``: there is none."""
+    if contract.statistic == statistic:
+        return contract.tensors
+    if contract.statistic == "moments":
+        return ("mean", "logvar") if statistic == "sample" else ("mean",)
+    raise ContractError(
+        f"statistic={statistic!r}: the cache holds {contract.statistic!r} alone; ask for "
+        f"statistic={contract.statistic!r}, or encode with latents.statistic moments"
+    )
+
+
+def noise_seed(seed: int, epoch: int, source: bytes, bucket: str, first_frame: int) -> int:
+    """Seed of the draw of one sample in one epoch, whatever clip, batch, rank or worker it is in."""
+    text = f"{seed}:{epoch}:{source.hex()}:{bucket}:{first_frame}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+def draw(mean: torch.Tensor, logvar: torch.Tensor, seeds: Sequence[Sequence[int]]) -> torch.Tensor:
+    """mean + std * noise, float32, for clips ``(batch, windows, t, C, h, w)``; a seed a window."""
+    latents = torch.empty(mean.shape, dtype=torch.float32)
+    generator = torch.Generator()
+    for clip, row in zip(latents, seeds, strict=True):
+        for window, seed in zip(clip, row, strict=True):
+            generator.manual_seed(seed)
+            window.normal_(generator=generator)
+    std = logvar.to(torch.float32).mul_(0.5).exp_()
+    return latents.mul_(std).add_(mean)
