@@ -5,6 +5,7 @@ Examples:
   python jobs/maintain_cache.py tag s3://bucket/latents release-1 --snapshot 12
   python jobs/maintain_cache.py restore s3://bucket/latents 11
   python jobs/maintain_cache.py compact output/demo --apply
+  python jobs/maintain_cache.py index output/demo --snapshot 3
   python jobs/maintain_cache.py vacuum output/demo --keep-snapshots 5 --keep-days 30 --apply
 
 compact and vacuum tell what they would do, and do it with --apply only. Credentials come from the
@@ -34,6 +35,7 @@ from pipeline.maintain.restore import restore
 from pipeline.maintain.tags import delete_tag, set_tag
 from pipeline.maintain.vacuum import Keep, plan_vacuum, vacuum
 from pipeline.manifest import Manifest
+from pipeline.reader.build import publish_index
 from pipeline.shards import ShardError
 from pipeline.storage import Store
 
@@ -76,6 +78,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     found = command("restore", "publish an earlier snapshot's state as the newest")
     found.add_argument("snapshot", metavar="N", type=int)
+
+    found = command("index", "build the training reader's index of a snapshot again")
+    found.add_argument("--snapshot", metavar="N", type=int, help="default: the newest")
 
     found = command("vacuum", "delete what no snapshot that stays needs")
     found.add_argument(
@@ -168,6 +173,10 @@ def _run(manifest: Manifest, args: argparse.Namespace) -> None:
         _history(manifest, args)
     elif args.command == "tag":
         _tag(manifest, args)
+    elif args.command == "index":
+        snapshot = manifest.snapshot(args.snapshot)
+        publish_index(manifest, snapshot)
+        print(f"snapshot {snapshot.number} has its index")
     elif args.command != "restore" and not args.apply:
         _tell(manifest, args)
     else:
@@ -211,6 +220,7 @@ def _tell(manifest: Manifest, args: argparse.Namespace) -> None:
 def _restore(manifest: Manifest, args: argparse.Namespace, guard: Guard) -> None:
     guard()
     snapshot = restore(manifest, args.snapshot)
+    publish_index(manifest, snapshot)
     print(
         f"published snapshot {snapshot.number}, equal to snapshot {args.snapshot}. The next "
         "refresh brings the dataset's state again: change the dataset first, or tag this snapshot "
@@ -225,6 +235,8 @@ def _vacuum(manifest: Manifest, args: argparse.Namespace, guard: Guard) -> None:
 
 def _compact(manifest: Manifest, args: argparse.Namespace, guard: Guard) -> None:
     done = compact(manifest, args.target_bytes, args.min_fill, guard)
+    if done.published is not None:
+        publish_index(manifest, done.published)
     print(text.compaction_text(done.plan, done))
 
 

@@ -17,10 +17,12 @@ from pipeline.maintain.needs import current_shards, snapshot_shards
 from pipeline.maintain.rewrite import Edit, replace_rows
 from pipeline.maintain.tags import TAG_FOLDER, read_tags
 from pipeline.manifest import SNAPSHOT_FOLDER, Manifest, Snapshot, now
+from pipeline.reader.index import INDEX_FOLDER, index_paths
 
 _SHARD = re.compile(r"data/h\d+w\d+/[0-9a-f]{32}\.(safetensors|parquet)")
+_INDEX = re.compile(rf"{INDEX_FOLDER}/\d+\.(segments|sources)")
 _TEMPORARY = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{12}\.tmp")
-_TEMPORARY_FOLDERS = (SNAPSHOT_FOLDER, TAG_FOLDER, "reports")
+_TEMPORARY_FOLDERS = (SNAPSHOT_FOLDER, TAG_FOLDER, INDEX_FOLDER, "reports")
 
 ORPHAN = "never committed"
 DEAD = "superseded or removed"
@@ -77,7 +79,7 @@ class VacuumPlan:
     @property
     def shards(self) -> set[str]:
         """Paths of the shards that would go."""
-        return {file.path for file, reason in self.files if reason != TEMPORARY}
+        return {file.path for file, _ in self.files if _SHARD.fullmatch(file.path)}
 
 
 def plan_vacuum(manifest: Manifest, keep: Keep, grace: datetime.timedelta) -> VacuumPlan:
@@ -89,6 +91,7 @@ def plan_vacuum(manifest: Manifest, keep: Keep, grace: datetime.timedelta) -> Va
     # Listed first: a shard that is written and committed meanwhile is not among them.
     begun = now()
     listed = list_files(manifest.store, "data")
+    indexes = list_files(manifest.store, INDEX_FOLDER)
     found = [manifest.snapshot(number) for number in manifest.snapshot_numbers()]
     kept, dropped = keep.split(found, {tag.snapshot for tag in read_tags(manifest)})
     needed, dead = current_shards(manifest)
@@ -102,9 +105,11 @@ def plan_vacuum(manifest: Manifest, keep: Keep, grace: datetime.timedelta) -> Va
             live_once = file.path in formerly
             reason = DROPPED if live_once else DEAD if file.path in dead else ORPHAN
             doomed.append((file, reason))
+    names = {path for snapshot in kept for path in index_paths(snapshot.number)}
+    doomed += [(f, DROPPED) for f in indexes if _INDEX.fullmatch(f.path) and f.path not in names]
     for folder in _TEMPORARY_FOLDERS:
-        names = list_files(manifest.store, folder)
-        doomed += [(file, TEMPORARY) for file in names if _TEMPORARY.fullmatch(file.path)]
+        found_there = list_files(manifest.store, folder)
+        doomed += [(file, TEMPORARY) for file in found_there if _TEMPORARY.fullmatch(file.path)]
     old = [(file, reason) for file, reason in doomed if begun - file.modified > grace]
     young = [file for file, _ in doomed if begun - file.modified <= grace]
     return VacuumPlan(kept, dropped, old, young)

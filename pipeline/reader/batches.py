@@ -23,7 +23,7 @@ Rows = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: group, source, first output frame, real frames, and rows in order of its windows."""
+    """One clip: group, source, first output frame, real frames; rows in the windows' order."""
 
     group: int
     source: int

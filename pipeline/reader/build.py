@@ -173,7 +173,8 @@ class _Writer:
             self._shards.setdefault(path, len(self._shards))
             for path in encoded.dictionary.to_pylist()
         ]
-        return np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+        found: Array = np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+        return found
 
     def _file(self, key: Key) -> BinaryIO:
         if key not in self._groups:
@@ -220,7 +221,7 @@ def _lists(rows: pa.Table) -> tuple[Array, tuple[Array, Array], Array]:
 
 
 def _odd(rows: pa.Table) -> Array:
-    """Rows that a record cannot hold: steps differ before the last, or a middle window is padded."""
+    """Rows that no record can hold: steps differ before the last, a middle window is padded."""
     windows = rows["windows"].to_numpy().astype(np.int64)
     owner = np.repeat(np.arange(len(windows)), windows)
     ends = np.cumsum(windows)
@@ -240,8 +241,8 @@ def _put(records: Array, name: str, values: Array) -> None:
     limit = np.iinfo(RECORD[name].type).max
     if len(values) and (values.min() < 0 or values.max() > limit):
         raise UserError(
-            f"the index cannot hold {name} {int(values.max())}: its limit is {limit}; write smaller "
-            "shards or segments (output.shard_bytes, segment_windows)"
+            f"the index cannot hold {name} {int(values.max())}: its limit is {limit}; write "
+            "smaller shards or segments (output.shard_bytes, segment_windows)"
         )
     records[name] = values
 

@@ -147,7 +147,8 @@ def _frames_at(records: Array, offsets: Array) -> Array:
     last = (offsets == records["windows"].astype(np.int64) - 1) & (offsets > 0)
     back = offsets - last
     found = records["first_frame"].astype(np.int64) + back * records["step"].astype(np.int64)
-    return found + last * records["last_step"].astype(np.int64)
+    frames: Array = found + last * records["last_step"].astype(np.int64)
+    return frames
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import itertools
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 import torch.distributed
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.config import StorageConfig
 from pipeline.contract import Contract, Expectation
@@ -23,9 +23,11 @@ from pipeline.manifest import Manifest
 from pipeline.reader.batches import Batch, BatchMaker, Clip, Making
 from pipeline.reader.clips import UNIT
 from pipeline.reader.draw import Normalization, Statistic, needed_tensors
+from pipeline.reader.here import Here
 from pipeline.reader.local import LocalFolder, default_folder
+from pipeline.reader.map_style import LatentMap
 from pipeline.reader.order import Division, Remainder, keys_of, permute
-from pipeline.reader.state import Position, SharedPosition
+from pipeline.reader.state import Position, SharedPosition, shared_bytes
 from pipeline.reader.view import Choice, Weights, open_view
 from pipeline.shards import ShardError
 from pipeline.storage import Store
@@ -147,16 +149,10 @@ class LatentDataset(IterableDataset[Batch]):
                 "clip_frames or filter, or allow_padded"
             )
         self._identity = stable_hash(
-            [
-                str(self.snapshot.number),
-                seed,
-                shuffle,
-                remainder,
-                [str(g.folder.name) for g in self._view.groups],
-            ]
+            [seed, shuffle, remainder, *(g.folder.name for g in self._view.groups)]
         )
         self._position = SharedPosition(self._begin(0))
-        self._by_workers = torch.zeros(1, dtype=torch.uint8).share_memory_()
+        self._by_workers = shared_bytes(1)
         self._own: Position | None = None
 
     @property
@@ -274,7 +270,7 @@ class LatentDataset(IterableDataset[Batch]):
         steps = range(begun.steps + (0 if own else number), division.steps, workers)
         maker = BatchMaker(self._view, self._making)
         remote = not self._view.manifest.store.local
-        with ThreadPoolExecutor(self._reads) if remote else _Here() as pool:
+        with ThreadPoolExecutor(self._reads) if remote else Here() as pool:
             ahead: deque[tuple[int, range, int, Any]] = deque()
             todo = iter(steps)
 
@@ -342,50 +338,9 @@ class LatentDataset(IterableDataset[Batch]):
             raise failures[0]
         return {**maker.assemble(found, epoch), "skipped": len(failures)}
 
-    def map_style(self) -> "LatentMap":
+    def map_style(self) -> LatentMap:
         """All clips of the snapshot that fit, one by one, in a fixed order: for evaluation."""
-        return LatentMap(self)
-
-
-class LatentMap(Dataset[Batch]):
-    """Clips by number; each is a batch of one without its first axis. Draws are those of epoch 0."""
-
-    def __init__(self, dataset: LatentDataset) -> None:
-        self._dataset = dataset
-        self._ends = list(itertools.accumulate(dataset._sizes))
-        self._maker: BatchMaker | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maker": None}
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, number: int) -> Batch:
-        """The clip of a number. Raises ``IndexError``, and ``ShardError`` for a damaged shard."""
-        if not 0 <= number < len(self):
-            raise IndexError(f"clip {number} of {len(self)}")
-        if self._maker is None:
-            self._maker = BatchMaker(self._dataset._view, self._dataset._making)
-        group = next(n for n, end in enumerate(self._ends) if number < end)
-        at = number - (self._ends[group - 1] if group else 0)
-        clips = self._maker.find(group, np.array([at]), 0)
-        with _Here() as pool:
-            batch = self._maker.assemble(self._maker.gather(self._maker.submit(pool, clips)), 0)
-        self._maker.reader.release()
-        return {n: v[0] if n != "bucket" else v for n, v in batch.items()}
-
-
-class _Here(Executor):
-    """Does everything at once, in this thread: a local file needs no patience."""
-
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+        return LatentMap(self._view, self._making)
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:

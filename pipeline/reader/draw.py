@@ -47,7 +47,7 @@ def _channels(value: float | Sequence[float]) -> torch.Tensor:
 
 
 def needed_tensors(statistic: str, contract: Contract) -> tuple[str, ...]:
-    """The stored tensors from which a statistic is made. Raises ``ContractError``: there is none."""
+    """The stored tensors that a statistic is made of. Raises ``ContractError``: there is none."""
     if contract.statistic == statistic:
         return contract.tensors
     if contract.statistic == "moments":
@@ -59,7 +59,7 @@ def needed_tensors(statistic: str, contract: Contract) -> tuple[str, ...]:
 
 
 def noise_seed(seed: int, epoch: int, source: bytes, bucket: str, first_frame: int) -> int:
-    """Seed of the draw of one sample in one epoch, whatever clip, batch, rank or worker it is in."""
+    """Seed of a sample's draw in one epoch, whatever clip, batch, rank or worker it is in."""
     text = f"{seed}:{epoch}:{source.hex()}:{bucket}:{first_frame}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 

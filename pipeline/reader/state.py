@@ -36,11 +36,18 @@ class Position:
         )
 
 
+def shared_bytes(count: int) -> torch.Tensor:
+    """Zeros in memory that processes share."""
+    memory = torch.zeros(count, dtype=torch.uint8)
+    memory.share_memory_()  # type: ignore[no-untyped-call]
+    return memory
+
+
 class SharedPosition:
     """A position in memory that processes share, whether forked or spawned."""
 
     def __init__(self, position: Position) -> None:
-        self._memory = torch.zeros(_ROOM, dtype=torch.uint8).share_memory_()
+        self._memory = shared_bytes(_ROOM)
         self.set(position)
 
     def set(self, position: Position) -> None:

@@ -11,11 +11,14 @@ import pytest
 import s3fs
 
 from jobs import maintain_cache
+from pipeline.identity import stable_hash
 from pipeline.leases import Leases
 from pipeline.manifest import Manifest
 from tests.e2e.support import ROOT
 from tests.pipeline.maintain.builder import Builder, check_readable
 from tests.s3 import REGION
+
+A, B, C, D = (stable_hash(name) for name in "abcd")
 
 
 @pytest.fixture
@@ -27,10 +30,10 @@ def cache(tmp_path: Path) -> Builder:
 
 
 def fill(cache: Builder) -> None:
-    cache.encode([("a", 1)])
-    cache.encode([("b", 1)])
+    cache.encode([(A, 1)])
+    cache.encode([(B, 1)])
     cache.publish()
-    cache.encode([("a", 2)])
+    cache.encode([(A, 2)])
     cache.publish()
 
 
@@ -243,7 +246,7 @@ def test_everything_on_s3(s3, s3_prefix, capsys, monkeypatch):
     monkeypatch.setenv("AWS_REGION", REGION)
     cache = Builder(f"s3://{s3_prefix}/cache", storage=s3.storage)
     fill(cache)
-    cache.encode([("c", 1), ("d", 1)])
+    cache.encode([(C, 1), (D, 1)])
     orphans = cache.encode([("e", 1)], commit=False)
     cache.publish()
     before = check_readable(cache.open(2))
@@ -266,7 +269,7 @@ def test_everything_on_s3(s3, s3_prefix, capsys, monkeypatch):
     assert not {path.rsplit("/", 1)[-1] for path in orphans} & set(store.names("data/h32w32"))
     assert check_readable(cache.open(2)) == before
     newest = check_readable(cache.open())
-    assert {row["source_id"] for row in newest.values()} == {"a", "b", "c", "d"}
+    assert {row["source_id"] for row in newest.values()} == {A, B, C, D}
     code, out, _ = run(capsys, "restore", cache.uri, 2)
     assert (code, "published snapshot 5" in out) == (0, True)
     _, out, _ = run(capsys, "history", cache.uri, "--json")
