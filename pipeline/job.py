@@ -19,11 +19,11 @@ from pipeline.config import Config
 from pipeline.contract import Contract, ContractError
 from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
 from pipeline.leases import Fence, LeaseLostError, Leases
-from pipeline.manifest import Guard, Manifest, Snapshot, now, unguarded
+from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.measured import Measured, measured_before
 from pipeline.plan import Plan, ProbeAnswer, make_plan
 from pipeline.quarantine import TooManyFailuresError, check_failures, tell_quarantine
-from pipeline.reader.build import publish_index
+from pipeline.reader.build import publish_with_index
 from pipeline.recipe import Recipe
 from pipeline.report import (
     ProgressLine,
@@ -181,7 +181,7 @@ class _Job:
         committer.give_up()
         committer.commit()
         committer.bury(plan.removed)
-        snapshot = self.publish(contract)
+        snapshot = publish_with_index(self.manifest, self.run_id, contract, self.guard)
         known = None if forecast.rate.run is None else forecast.rate
         report = self.finish("finished", plan, committer, contract, snapshot.number, rate or known)
         failed = report.sources["failed"] / report.sources["total"]
@@ -332,15 +332,8 @@ class _Job:
             return
         if every is not None and time.monotonic() - self.published >= every:
             committer.commit()
-            self.publish(contract)
+            publish_with_index(self.manifest, self.run_id, contract, self.guard)
             self.published = time.monotonic()
-
-    def publish(self, contract: Contract) -> Snapshot:
-        """Publish the tables as they are, and the index of a snapshot that is new."""
-        snapshot = self.manifest.publish(self.run_id, contract, self.guard)
-        if snapshot.run_id == self.run_id:
-            publish_index(self.manifest, snapshot)
-        return snapshot
 
     def finish(
         self,

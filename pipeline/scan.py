@@ -28,9 +28,7 @@ def open_dataset(table: DeltaTable) -> ds.Dataset:
     abort. So it waits for them at its end.
     """
     files = _lend(
-        _Files.from_table(
-            table._table, table._storage_options, table._table.get_add_file_sizes()
-        )
+        _Files.from_table(table._table, table._storage_options, table._table.get_add_file_sizes())
     )
     return table.to_pyarrow_dataset(filesystem=pa_fs.PyFileSystem(files))
 

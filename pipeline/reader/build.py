@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.contract import Contract
 from pipeline.errors import UserError
 from pipeline.live import live_generations
-from pipeline.manifest import Manifest, Snapshot
+from pipeline.manifest import Guard, Manifest, Snapshot
 from pipeline.ranges import RangedRows, spans
 from pipeline.reader.index import RECORD, SHARD, SUFFIXES, Array, Group, index_paths, write_header
 
@@ -50,6 +51,16 @@ def publish_index(manifest: Manifest, snapshot: Snapshot) -> None:
         # Sources first: whoever finds the segments finds both.
         for path, local in reversed(list(zip(index_paths(snapshot.number), built, strict=True))):
             manifest.store.put(path, local)
+
+
+def publish_with_index(
+    manifest: Manifest, run_id: str, contract: Contract, guard: Guard
+) -> Snapshot:
+    """``Manifest.publish``, and the index of the snapshot where this run made it."""
+    snapshot = manifest.publish(run_id, contract, guard)
+    if snapshot.run_id == run_id:
+        publish_index(manifest, snapshot)
+    return snapshot
 
 
 def build_index(manifest: Manifest, snapshot: Snapshot, folder: Path) -> tuple[Path, Path]:
