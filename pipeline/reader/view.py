@@ -1,6 +1,7 @@
 """A pinned snapshot as a reader sees it: groups of clips, where they lie, and their columns."""
 
 import hashlib
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,7 +121,7 @@ def open_view(manifest: Manifest, snapshot: Snapshot, local: LocalFolder, choice
                 continue
             windows = max(1, frames // WINDOW_FRAMES)
             clips = Clips(windows, choice.clip_stride or windows, choice.allow_padded)
-            told = [key, group, clips, str(choice.filter), _told(choice.weights)]
+            told = [key, group, clips, pickle.dumps(choice.filter), _told(choice.weights)]
             digest = hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
             def make(path: Path, group: Group = group, clips: Clips = clips) -> None:

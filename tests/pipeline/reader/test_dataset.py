@@ -180,6 +180,12 @@ def test_filter_weights_and_columns(make):
     assert {b["bucket"] for b in found} == {WIDE.name}
     assert all(b["uri"] == [f"/videos/{b['source_ids'][0]}.mp4"] for b in found)
     assert sum(len(b["ids"]) for b in found) == sum(WINDOWS.values()) - WINDOWS["a"]
+    # Long lists of values differ in the middle alone: each filter has a selection of its own.
+    many = [f"/videos/{n}.mp4" for n in range(500)]
+    for name in "bf":
+        one = f"/videos/{stable_hash(name)}.mp4"
+        listed = make(filter=pc.field("uri").isin([*many[:250], one, *many[250:]]))
+        assert sum(listed.clips.values()) == 2 * WINDOWS[name]
     weighted = make(weights={SMALL.name: 2, WIDE.name: 0.5})
     assert weighted.clips == {f"{SMALL.name}x17": 44, f"{WIDE.name}x17": 11}
     ids = [i for b in batches(weighted) for i in b["ids"] if b["bucket"] == SMALL.name]
