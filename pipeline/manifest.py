@@ -40,6 +40,10 @@ _EVER = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 _COARSE = datetime.timedelta(milliseconds=1)
 """Statistics of the log are cut to milliseconds."""
 
+_TIMES_OVERTAKEN = 500
+"""How often other committers may be faster, before an append gives up; of 16 that append without a
+pause, one gave up after the 15 times that delta-rs allows."""
+
 _TOKEN = "append"
 """Key in a commit's metadata that tells whose it is."""
 
@@ -207,7 +211,9 @@ class Manifest:
                 schema_mode="merge" if found is not None and table == "captions" else None,
                 configuration=None if found is not None else _TABLE_SETTINGS,
                 storage_options=self.store.delta_options(),
-                commit_properties=CommitProperties(custom_metadata={_TOKEN: token}),
+                commit_properties=CommitProperties(
+                    custom_metadata={_TOKEN: token}, max_commit_retries=_TIMES_OVERTAKEN
+                ),
             )
 
         self._patiently(write, "written")

@@ -32,3 +32,8 @@ def test_a_lost_row_is_an_error(tmp_path, capsys, monkeypatch):
 def test_numbers_are_positive(tmp_path, capsys, option):
     assert main(["commits", str(tmp_path), option, "0"]) == 1
     assert "1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sixteen_without_a_pause(tmp_path, capsys):
+    assert main(["commits", str(tmp_path), "--committers", "16", "--rows", "5"]) == 0
