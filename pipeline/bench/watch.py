@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -81,10 +81,10 @@ class Watch:
 
     def cpu_seconds_by_name(self) -> dict[str, float]:
         """CPU time so far by what processes were last called."""
-        found: Counter[str] = Counter()
+        found: defaultdict[str, float] = defaultdict(float)
         for process in self._processes.values():
             found[process.name] += process.cpu_seconds
-        return dict(found.most_common())
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def _at(self, moment: float) -> float:
         """CPU time so far, between looks in proportion."""
