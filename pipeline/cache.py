@@ -84,6 +84,10 @@ class LatentCache:
     def _places(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self._samples["sample_id"].to_pylist())}
 
+    def __getitem__(self, sample_id: str) -> "dict[str, torch.Tensor]":
+        """``read``."""
+        return self.read(sample_id)
+
     def read(self, sample_id: str) -> "dict[str, torch.Tensor]":
         """The tensors of a sample by statistic: ``mean`` (and ``logvar``), or ``sample``.
 

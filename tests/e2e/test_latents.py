@@ -118,7 +118,7 @@ def test_the_tables_tell_the_dataset_and_the_contract(tmp_path, clip):
     assert isinstance(cache.contract, Contract)
     assert cache.contract.statistic == "mean"
     assert cache.contract.value_range == (-1.0, 1.0)
-    assert cache.read(cache.samples()["sample_id"][0].as_py()).keys() == {"mean"}
+    assert cache[cache.samples()["sample_id"][0].as_py()].keys() == {"mean"}
     rows = [
         r for r in cache.samples().to_pylist() if r["source_id"] == sources["bikes"]["source_id"]
     ]
