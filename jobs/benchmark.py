@@ -28,6 +28,7 @@ from pipeline.bench import (
     listing,
     overhead,
     pipeline,
+    plan,
     refresh,
     scale,
     vae,
@@ -60,6 +61,7 @@ COMMANDS = MappingProxyType[str, Bench](
         "overhead": overhead,
         "scale": scale,
         "commits": commits,
+        "plan": plan,
         "refresh": refresh,
         "listing": listing,
     }

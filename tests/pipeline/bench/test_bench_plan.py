@@ -1,0 +1,14 @@
+"""The benchmark of plans: it plans what it is asked for."""
+
+import json
+
+from jobs.benchmark import main
+
+
+def test_plans_of_two_sizes(capsys):
+    assert main(["plan", "--sources", "10", "300", "--windows", "40"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["plans"]
+    assert [one["sources"] for one in found] == [10, 300]
+    assert 0 < found[0]["packs"] < found[1]["packs"]
+    assert 40 * 300 / 20 * 0.9 < found[1]["packs"] < 40 * 300
+    assert all(one["code_bytes"] > 10**7 and one["seconds"] > 0 for one in found)
