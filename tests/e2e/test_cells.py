@@ -69,6 +69,7 @@ def config(tmp_path, clip):
     return make
 
 
+@pytest.mark.slow
 def test_cells_change_nothing(config, ray_cluster, capsys):
     reports = {}
     for cells in (1, 2):

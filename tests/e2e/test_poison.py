@@ -52,8 +52,11 @@ def obedient(**extra):
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param({"run__runner": "local"}, marks=pytest.mark.slow),
-        pytest.param({"run__runner": "ray", "run__decode": "stage"}, marks=pytest.mark.ray),
+        {"run__runner": "local"},
+        pytest.param(
+            {"run__runner": "ray", "run__decode": "stage"},
+            marks=[pytest.mark.ray, pytest.mark.slow],
+        ),
         pytest.param(
             {"run__runner": "ray", "run__decode": "in_actor"},
             marks=[pytest.mark.ray, pytest.mark.slow],

@@ -200,6 +200,7 @@ def test_the_nightly_refresh_submits_once_and_ends_as_its_job_does(tmp_path, cli
     assert [run["state"] for run in _runs(tmp_path)] == ["started", "finished"]
 
 
+@pytest.mark.slow
 def test_the_nightly_refresh_tells_what_ended_it(tmp_path, head):
     missing = tmp_path / "none.yaml"
     failed = _refresh(head, missing, name="refresh-29401575")

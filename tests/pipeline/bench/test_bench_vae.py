@@ -67,6 +67,7 @@ def few(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_references_clips_are_checked_through_every_path(capsys, few):
     code, found, printed = benchmark(capsys, "--check", "--goldens", str(few))
     assert code == 0
