@@ -51,6 +51,7 @@ def test_replicas_and_micro_batches_change_nothing(tmp_path, clip, ray_cluster):
                 torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_decoding_beside_the_encoder_changes_nothing(tmp_path, clip, ray_cluster):
     names = ["bikes", "carphone", "vfr", "rotated90", "png", "text"]
     rows = [{"video": str(clip(name)), "id": name} for name in names]
