@@ -52,11 +52,11 @@ NOTHING_HELD = Coverage()
 _ALL: tuple[Range, ...] = ((0, None),)
 
 
-def merge(intervals: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Union of half-open intervals, as ascending ones that neither touch nor overlap."""
+def merge(intervals: Iterable[tuple[int, int]], gap: int = 0) -> tuple[tuple[int, int], ...]:
+    """Union of half-open intervals, as ascending ones; those no more than ``gap`` apart are one."""
     merged: list[tuple[int, int]] = []
     for first, stop in sorted(intervals):
-        if merged and first <= merged[-1][1]:
+        if merged and first - merged[-1][1] <= gap:
             merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
         else:
             merged.append((first, stop))

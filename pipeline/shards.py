@@ -1,9 +1,10 @@
 """Shards: immutable files of whole segments of one bucket, in safetensors or Parquet."""
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,9 @@ from pipeline.storage import Store
 
 ROW_GROUP_ROWS = 8
 """Rows of a Parquet row group: few, so that one sample is read with little besides."""
+
+_HEADER_GUESS = 64 * 2**10
+_HEADER_LIMIT = 100 * 2**20
 
 SUFFIXES = {"safetensors": ".safetensors", "parquet": ".parquet"}
 
@@ -69,8 +73,14 @@ def _safetensors(shard: Shard) -> bytes:
     return safetensors.numpy.save(tensors, metadata)
 
 
+def column_prefixes(contract: Contract) -> dict[str, str]:
+    """What the Parquet columns of each tensor begin with (``_bytes``, ``_shape``, ``_dtype``)."""
+    main, *others = contract.tensors
+    return {main: "vae_latent", **{name: f"vae_{name}" for name in others}}
+
+
 def _parquet(shard: Shard) -> bytes:
-    main = shard.contract.tensors[0]
+    prefixes = column_prefixes(shard.contract)
     columns: dict[str, Any] = {
         "id": [i for s in shard.segments for i in s.sample_ids],
         "source_id": [s.source_id for s in shard.segments for _ in s.sample_ids],
@@ -83,7 +93,7 @@ def _parquet(shard: Shard) -> bytes:
         "fps": [s.fps for s in shard.segments for _ in s.sample_ids],
     }
     for name, tensor in shard.tensors.items():
-        prefix = "vae_latent" if name == main else f"vae_{name}"
+        prefix = prefixes[name]
         columns[f"{prefix}_bytes"] = pa.array([row.tobytes() for row in tensor], pa.binary())
         columns[f"{prefix}_shape"] = [list(tensor.shape[1:])] * len(tensor)
         columns[f"{prefix}_dtype"] = [str(tensor.dtype)] * len(tensor)
@@ -115,28 +125,53 @@ class ShardError(Exception):
     """A shard is missing, damaged, or does not hold what the manifest says."""
 
 
+@contextlib.contextmanager
+def shard_errors(
+    place: str, *, at: str = "", remedy: str = "encode again with --overwrite"
+) -> Iterator[None]:
+    """Raise ``ShardError`` for whatever reading a shard raises.
+
+    ``place`` is its URI, ``at`` what was read of it, ``remedy`` what to do.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ShardError(f"{place} is missing; {remedy}") from error
+    except Exception as error:  # damaged bytes break a parser in any way
+        raise ShardError(
+            f"{place}{at} is damaged or cannot be read: {type(error).__name__}: {error}; {remedy}"
+        ) from error
+
+
+def read_header(read: Callable[[int, int], bytes]) -> tuple[int, dict[str, Any]]:
+    """Where the tensors of a safetensors shard begin, and its header.
+
+    ``read`` gives the bytes ``[begin, end)`` of the shard, as far as there are any: once, or twice
+    where the header is long. Raises ``ValueError`` for what is no header.
+    """
+    data = read(0, _HEADER_GUESS)
+    size = int.from_bytes(data[:8], "little")
+    if not 0 < size <= _HEADER_LIMIT:
+        raise ValueError(f"a header of {size} bytes")
+    if len(data) < 8 + size:
+        data += read(len(data), 8 + size)
+    return 8 + size, json.loads(data[8 : 8 + size])
+
+
 def read_sample(store: Store, path: str, row: int, contract: Contract) -> dict[str, np.ndarray]:
     """One sample's tensors by statistic, ``[t, C, h, w]`` each.
 
     Reads the shard's header and the sample's own bytes only. Raises ``ShardError``.
     """
-    try:
-        with store.open(path) as file:
-            if path.endswith(".safetensors"):
-                return _read_safetensors(file, row, contract)
-            return _read_parquet(file, row, contract)
-    except FileNotFoundError as error:
-        raise ShardError(f"{store.uri}/{path} is missing; encode again with --overwrite") from error
-    except Exception as error:  # damaged bytes break a parser in any way
-        raise ShardError(
-            f"{store.uri}/{path}, row {row} is damaged or cannot be read: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    with shard_errors(f"{store.uri}/{path}", at=f", row {row},"), store.open(path) as file:
+        if path.endswith(".safetensors"):
+            return _read_safetensors(file, row, contract)
+        return _read_parquet(file, row, contract)
 
 
 def _read_safetensors(file: Any, row: int, contract: Contract) -> dict[str, np.ndarray]:
     size = int.from_bytes(file.read(8), "little")
-    if not 0 < size <= 100 * 2**20:
+    if not 0 < size <= _HEADER_LIMIT:
         raise ValueError(f"a header of {size} bytes")
     header = json.loads(file.read(size))
     found = {}
@@ -156,8 +191,7 @@ def _read_safetensors(file: Any, row: int, contract: Contract) -> dict[str, np.n
 def _read_parquet(file: Any, row: int, contract: Contract) -> dict[str, np.ndarray]:
     parquet = pq.ParquetFile(file)
     group, offset = divmod(row, ROW_GROUP_ROWS)
-    main, *others = contract.tensors
-    prefixes = {main: "vae_latent", **{name: f"vae_{name}" for name in others}}
+    prefixes = column_prefixes(contract)
     columns = [f"{p}_{part}" for p in prefixes.values() for part in ("bytes", "shape", "dtype")]
     table = parquet.read_row_group(group, columns=columns)
     found = {}

@@ -1,7 +1,6 @@
 """Reading whole segments out of shards: consecutive rows, by range."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contract import Contract
-from pipeline.shards import ROW_GROUP_ROWS, ShardError
+from pipeline.shards import ROW_GROUP_ROWS, column_prefixes, read_header, shard_errors
 from pipeline.storage import Store
 
 Tensors = dict[str, np.ndarray]
-
-_HEADER_GUESS = 64 * 1024
-_HEADER_LIMIT = 100 * 2**20
 
 
 def read_spans(
@@ -26,25 +22,17 @@ def read_spans(
     Each is ``[count, t, C, h, w]``; one range is read for it (in Parquet, its row groups). Raises
     ``ShardError`` when the shard is missing or damaged.
     """
-    try:
+    with shard_errors(f"{store.uri}/{path}"):
         if path.endswith(".safetensors"):
             yield from _safetensors(store, path, spans, contract)
         else:
             yield from _parquet(store, path, spans, contract)
-    except GeneratorExit:
-        raise
-    except FileNotFoundError as error:
-        raise ShardError(f"{store.uri}/{path} is missing; encode again with --overwrite") from error
-    except Exception as error:  # damaged bytes break a parser in any way
-        raise ShardError(
-            f"{store.uri}/{path} is damaged or cannot be read: {type(error).__name__}: {error}"
-        ) from error
 
 
 def _safetensors(
     store: Store, path: str, spans: Sequence[tuple[int, int]], contract: Contract
 ) -> Iterator[Tensors]:
-    begin, header = _header(lambda start, end: store.read(path, start, end))
+    begin, header = read_header(lambda start, end: store.read(path, start, end))
     for first, count in spans:
         found = {}
         for name in contract.tensors:
@@ -60,22 +48,10 @@ def _safetensors(
         yield found
 
 
-def _header(read: Callable[[int, int], bytes]) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes begin, and the header."""
-    data = read(0, _HEADER_GUESS)
-    size = int.from_bytes(data[:8], "little")
-    if not 0 < size <= _HEADER_LIMIT:
-        raise ValueError(f"a header of {size} bytes")
-    if len(data) < 8 + size:
-        data += read(len(data), 8 + size)
-    return 8 + size, json.loads(data[8 : 8 + size])
-
-
 def _parquet(
     store: Store, path: str, spans: Sequence[tuple[int, int]], contract: Contract
 ) -> Iterator[Tensors]:
-    main, *others = contract.tensors
-    prefixes = {main: "vae_latent", **{name: f"vae_{name}" for name in others}}
+    prefixes = column_prefixes(contract)
     columns = [f"{p}_{part}" for p in prefixes.values() for part in ("bytes", "shape", "dtype")]
     with store.open(path) as file:
         parquet = pq.ParquetFile(file)

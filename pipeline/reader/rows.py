@@ -1,6 +1,5 @@
 """Rows of shards: mapped where the cache is local, else by ranges; safetensors and Parquet."""
 
-import json
 import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -13,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contract import Contract
+from pipeline.coverage import merge
 from pipeline.reader.index import Array
-from pipeline.shards import ROW_GROUP_ROWS, ShardError
+from pipeline.shards import ROW_GROUP_ROWS, column_prefixes, read_header, shard_errors
 from pipeline.storage import Store
 
-_HEADER_GUESS = 64 * 2**10
-_HEADER_LIMIT = 100 * 2**20
+_FOOTER_GUESS = 64 * 2**10
 _NEAR = 64 * 2**10
 """Ranges that are no further apart are read as one."""
 
@@ -51,7 +50,7 @@ class RowReader:
     def __init__(self, store: Store, contract: Contract) -> None:
         self._store = store
         self._dtype: np.dtype[Any] = np.dtype(contract.dtype).newbyteorder("<")
-        self._main = contract.tensors[0]
+        self._prefixes = column_prefixes(contract)
         self._headers: OrderedDict[str, Any] = OrderedDict()
         self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
 
@@ -59,18 +58,10 @@ class RowReader:
         self, path: str, first: int, count: int, names: Sequence[str], shape: Shape
     ) -> dict[str, Array]:
         """Tensors ``(count, t, C, h, w)`` by statistic. Raises ``ShardError``."""
-        place = f"{self._store.uri}/{path}"
-        try:
+        with shard_errors(f"{self._store.uri}/{path}", at=f", row {first},", remedy=_REPAIR):
             if path.endswith(".safetensors"):
                 return self._safetensors(path, first, count, names, shape)
             return self._parquet(path, first, count, names, shape)
-        except FileNotFoundError as error:
-            raise ShardError(f"{place} is missing; {_REPAIR}") from error
-        except Exception as error:  # damaged bytes break a parser in any way
-            raise ShardError(
-                f"{place}, row {first}, is damaged or cannot be read: {type(error).__name__}: "
-                f"{error}; {_REPAIR}"
-            ) from error
 
     def _safetensors(
         self, path: str, first: int, count: int, names: Sequence[str], shape: Shape
@@ -87,20 +78,14 @@ class RowReader:
         return found
 
     def _safetensors_header(self, path: str, size: int) -> _Safetensors:
-        data = self._head(path, _HEADER_GUESS)
-        length = int.from_bytes(data[:8], "little")
-        if not 0 < length <= _HEADER_LIMIT:
-            raise ValueError(f"a header of {length} bytes")
-        if len(data) < 8 + length:
-            data = self._head(path, 8 + length)
-        fields = json.loads(data[8 : 8 + length])
+        start, fields = read_header(lambda begin, end: self._store.read(path, begin, end))
         tensors = {name: entry for name, entry in fields.items() if name != "__metadata__"}
         rows = {int(entry["shape"][0]) for entry in tensors.values()}
         for name, entry in tensors.items():
             begin, end = entry["data_offsets"]
             if len(rows) != 1 or end - begin != min(rows) * size:
                 raise ValueError(f"tensor {name!r} of shape {entry['shape']}: {end - begin} bytes")
-        begins = {name: 8 + length + int(e["data_offsets"][0]) for name, e in tensors.items()}
+        begins = {name: start + int(e["data_offsets"][0]) for name, e in tensors.items()}
         return _Safetensors(begins, rows.pop())
 
     def _parquet(
@@ -110,10 +95,7 @@ class RowReader:
         if first + count > metadata.num_rows:
             raise ValueError(f"row {first + count - 1} of {metadata.num_rows}")
         groups = range(first // ROW_GROUP_ROWS, (first + count - 1) // ROW_GROUP_ROWS + 1)
-        columns = {
-            name: "vae_latent_bytes" if name == self._main else f"vae_{name}_bytes"
-            for name in names
-        }
+        columns = {name: f"{self._prefixes[name]}_bytes" for name in names}
         wanted = set(columns.values())
         ranges = []
         for group in groups:
@@ -123,7 +105,7 @@ class RowReader:
                 if chunk.path_in_schema in wanted:
                     begin = chunk.data_page_offset
                     ranges.append((begin, begin + chunk.total_compressed_size))
-        parts = [(a, self._bytes(path, a, b)) for a, b in merged(ranges)]
+        parts = [(a, self._bytes(path, a, b)) for a, b in merge(ranges, gap=_NEAR)]
         file = pq.ParquetFile(pa.PythonFile(_Parts(parts), mode="r"), metadata=metadata)
         table = file.read_row_groups(list(groups), columns=sorted(wanted), use_threads=False)
         table = table.slice(first - groups[0] * ROW_GROUP_ROWS, count)
@@ -138,7 +120,7 @@ class RowReader:
         if self._store.local:
             return pq.read_metadata(Path(self._store.uri) / path)
         end = self._store.size(path)
-        begin = max(0, end - _HEADER_GUESS)
+        begin = max(0, end - _FOOTER_GUESS)
         data = self._store.read(path, begin, end)
         length = int.from_bytes(data[-8:-4], "little") + 8
         if length > len(data):
@@ -151,12 +133,6 @@ class RowReader:
             if len(self._headers) > _KEPT_HEADERS:
                 self._headers.popitem(last=False)
         return self._headers[path]
-
-    def _head(self, path: str, count: int) -> bytes:
-        if self._store.local:
-            with (Path(self._store.uri) / path).open("rb") as file:
-                return file.read(count)
-        return self._store.read(path, 0, count)
 
     def _bytes(self, path: str, begin: int, end: int) -> Any:
         if self._store.local:
@@ -193,17 +169,6 @@ def _advise(mapped: mmap.mmap, begin: int, end: int, advice: int) -> None:
             mapped.madvise(advice, aligned, end - aligned)
         except OSError:  # an older kernel: the pages come one by one
             return
-
-
-def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges in ascending order, those that touch or nearly do as one."""
-    found: list[tuple[int, int]] = []
-    for begin, end in sorted(ranges):
-        if found and begin - found[-1][1] <= _NEAR:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
-        else:
-            found.append((begin, end))
-    return found
 
 
 class _Parts:
