@@ -1,7 +1,8 @@
 """Encode video datasets into a published, resumable cache of Step-Video VAE latents."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vae.lazy import lazy
 
 if TYPE_CHECKING:
     from pipeline.cache import LatentCache
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Contract", "LatentCache", "LatentDataset"]
 
-_HOMES = {
+_HOMES = {  # a decoder needs none of them
     "LatentCache": "pipeline.cache",
     "Contract": "pipeline.contract",
     "LatentDataset": "pipeline.reader.dataset",
@@ -18,10 +19,4 @@ _HOMES = {
 
 
 if not TYPE_CHECKING:  # what is misspelt is to be an error of the type checker
-
-    def __getattr__(name: str) -> Any:
-        """Import a name when it is first asked for: a decoder needs none of them."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value = getattr(importlib.import_module(_HOMES[name]), name)
-        return value
+    __getattr__ = lazy(__name__, _HOMES)

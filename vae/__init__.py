@@ -3,8 +3,9 @@
 Names are imported when they are first asked for: what needs no torch does not load it.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vae.lazy import lazy
 
 if TYPE_CHECKING:
     from vae.autoencoder import AutoencoderKL
@@ -72,10 +73,4 @@ _HOMES = {
 
 
 if not TYPE_CHECKING:  # what is misspelt is to be an error of the type checker
-
-    def __getattr__(name: str) -> Any:
-        """Import a name when it is first asked for."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value = getattr(importlib.import_module(_HOMES[name]), name)
-        return value
+    __getattr__ = lazy(__name__, _HOMES)
