@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from pipeline.config import Config, load_config
+from pipeline.config_types import Section
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -24,18 +25,14 @@ _NAME = Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
 """At most 40 characters, so that the names that KubeRay derives stay valid."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Images(_Section):
+class Images(Section):
     """Of GPU nodes, and of the head and the submitter."""
 
     gpu: str
     cpu: str
 
 
-class Storage(_Section):
+class Storage(Section):
     """How pods reach the object store; names of secrets, never what they hold."""
 
     secret: str | None = None
@@ -44,15 +41,15 @@ class Storage(_Section):
     region: str | None = None
 
 
-class Head(_Section):
+class Head(Section):
     """The node of the driver."""
 
     cpus: PositiveInt
     memory_gib: PositiveInt
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = Field(default_factory=dict)
 
 
-class GpuNodes(_Section):
+class GpuNodes(Section):
     """The group of encoding nodes."""
 
     max: PositiveInt
@@ -61,11 +58,11 @@ class GpuNodes(_Section):
     memory_gib: PositiveInt
     decode_tasks: PositiveInt
     idle_seconds: PositiveInt = 300
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, str], ...] = ()
 
 
-class Refresh(_Section):
+class Refresh(Section):
     """The nightly refresh."""
 
     gpu_nodes: PositiveInt = 1
@@ -73,7 +70,7 @@ class Refresh(_Section):
     time_zone: str = "Etc/UTC"
 
 
-class Slurm(_Section):
+class Slurm(Section):
     """An allocation of nodes like ``gpu_nodes``."""
 
     nodes: PositiveInt
@@ -82,7 +79,7 @@ class Slurm(_Section):
     environment: str = ".venv"
 
 
-class Values(_Section):
+class Values(Section):
     """The values file; ``load_values`` reads it."""
 
     name: Annotated[str, _NAME]
