@@ -129,7 +129,7 @@ def left_of(manifest: Manifest, run_id: str, cell: Cell) -> tuple[Cell, Tally]:
     """What is left of a cell whose driver died, and how the sources ended that are done."""
     ended = manifest.read(
         "sources",
-        columns=["source_id", "uri", "status", "reason", "message"],
+        columns=["source_id", "uri", "status", "reason", "message", "attempts"],
         where=pc.field("run_id") == run_id,
     ).to_pylist()
     own = {source.source_id for source in cell.sources}
@@ -137,7 +137,8 @@ def left_of(manifest: Manifest, run_id: str, cell: Cell) -> tuple[Cell, Tally]:
     for row in ended:
         if row["source_id"] in own:
             done.add(row["source_id"])
-            tally.count_end(row["status"], row["reason"], f"{row['uri']}: {row['message']}")
+            example = f"{row['uri']}: {row['message']}"
+            tally.count_end(row["status"], row["reason"], example, first=row["attempts"] == 1)
     open_ = [source for source in cell.sources if source.source_id not in done]
     covered = committed_coverage(manifest, {source.generation for source in open_})
     left = (replace(s, coverage=covered.get(s.generation, NOTHING_HELD)) for s in open_)

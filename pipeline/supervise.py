@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -113,18 +112,13 @@ class Supervisor:
         self._driven = [_Driven(cell, *self._start(cell, again=False)) for cell in self._cells]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for driven in self._driven:
             driven.asked = driven.driver.stop.remote()
         asked = [driven.asked for driven in self._driven]
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=_STOP_SECONDS)
-        self._listen()
+        self._hear()
         for driven in list(self._driven):
             self._end(driven, driven.heard)
 
@@ -160,11 +154,13 @@ class Supervisor:
                         if isinstance(death, ray.exceptions.RayTaskError):
                             raise  # the driver lives: an actor of its execution is dead
                         self._replace(driven, death)
-            self._listen()
+            self._hear()
+            for driven in self._driven:
+                driven.asked = driven.asked or driven.driver.tally.remote()
             yield self.tally()
 
-    def _listen(self) -> None:
-        """Take in what drivers have answered, and ask those that have."""
+    def _hear(self) -> None:
+        """Take in what drivers have answered."""
         for driven in self._driven:
             if driven.asked is not None and ray.wait([driven.asked], timeout=0)[0]:
                 try:
@@ -173,8 +169,6 @@ class Supervisor:
                     # Its result tells as well, and there it is acted upon.
                     print(f"warning: a cell's driver: {_first_line(error)}", file=sys.stderr)
                 driven.asked = None
-            if driven.asked is None:
-                driven.asked = driven.driver.tally.remote()
 
     def _end(self, driven: _Driven, tally: Tally | None) -> None:
         if tally is not None:

@@ -218,6 +218,7 @@ def test_a_new_driver_goes_on_where_the_dead_one_was(work):
     }
     assert tally.statuses == {"ok": 1, "failed": 1}
     assert list(tally.examples) == ["failed: decode_error"]
+    assert tally.firsts == {"ok": 1, "failed": 1}
     rest = written(make_segment("begun", 2, 1), events=[ended("begun", 3)])
     failure = Event("failed", "new", "new-g", reason="decode_error", message="cut")
     done = CellRun(work, left, tally).carry([rest, written(events=[failure])])
