@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -12,7 +11,7 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from pipeline.bench.measure import process_of_its_own
+from pipeline.bench.measure import cpu_seconds, process_of_its_own
 from pipeline.bench.write import contract_of, latents, prepare, write_shard
 from pipeline.buckets import Bucket
 from pipeline.config import Config
@@ -86,9 +85,9 @@ def _warm(seconds: float) -> None:
 
 
 def _decode(config: Config, recipe: Recipe, unit: Unit) -> tuple[int, float, float]:
-    begun, before = time.monotonic(), _cpu_seconds()
+    begun, before = time.monotonic(), cpu_seconds()
     windows = sum(len(frames) for frames in _frames(config, recipe, unit))
-    return windows, time.monotonic() - begun, _cpu_seconds() - before
+    return windows, time.monotonic() - begun, cpu_seconds() - before
 
 
 def _frames(config: Config, recipe: Recipe, unit: Unit) -> Iterator[np.ndarray]:
@@ -138,14 +137,14 @@ def _encode(
     for bucket, frames in samples.items():
         names = [f"{n:032x}" for n in range(len(frames))]
         encode(frames[:1], names[:1])  # what is slow only once
-        done, begun, before = 0, time.perf_counter(), _cpu_seconds()
+        done, begun, before = 0, time.perf_counter(), cpu_seconds()
         while True:
             encode(frames, names)
             done += len(frames)
             wall = time.perf_counter() - begun
             if wall >= seconds / len(samples):
                 break
-        costs[bucket] = wall / done, (_cpu_seconds() - before) / done
+        costs[bucket] = wall / done, (cpu_seconds() - before) / done
     return costs
 
 
@@ -185,18 +184,13 @@ def _write(config: Config, bucket: Bucket, seconds: float) -> tuple[float, float
     batch = latents(config, bucket)
     shape = next(tensor.shape for name, tensor in batch.items() if name != META)
     count = shape[0] * shape[1]
-    done, begun, before = 0, time.perf_counter(), _cpu_seconds()
+    done, begun, before = 0, time.perf_counter(), cpu_seconds()
     while True:
         write_shard(config.output.format, config, bucket)
         done += count
         wall = time.perf_counter() - begun
         if wall >= seconds:
-            return done / wall, (_cpu_seconds() - before) / done
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+            return done / wall, (cpu_seconds() - before) / done
 
 
 def cores(config: Config) -> float:

@@ -12,7 +12,6 @@ table is read and every row looked for. The folder of the tables is made beneath
 
 import argparse
 import json
-import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,8 @@ from multiprocessing import get_context
 from typing import Any
 
 from pipeline.bench.measure import conditions
-from pipeline.bench.write import removed
+from pipeline.bench.write import fields_at, removed
+from pipeline.cli import positive
 from pipeline.config import Config, load_config
 from pipeline.errors import UserError
 from pipeline.identity import stable_hash
@@ -35,26 +35,18 @@ _WINDOWS = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("uri", metavar="URI", help="a folder, or s3://bucket/prefix")
-    parser.add_argument("--committers", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--commits", type=int, default=10, help="of each committer (10)")
-    parser.add_argument("--rows", type=int, default=100, help="segments of a commit (100)")
+    parser.add_argument("--committers", type=positive, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--commits", type=positive, default=10, help="of each committer (10)")
+    parser.add_argument("--rows", type=positive, default=100, help="segments of a commit (100)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
-    if min([*args.committers, args.commits, args.rows]) < 1:
-        raise UserError("--committers, --commits and --rows are to be 1 or more")
     found = []
     print(f"{'committers':>10} {'p50 s':>8} {'p99 s':>8} {'commits/s':>10} {'lost':>6}")
     for count in args.committers:
-        fields = {
-            "dataset.uri": "unused",
-            "output.uri": f"{args.uri.rstrip('/')}/benchmark-{time.time_ns():x}",
-            "storage.endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None,
-            "buckets": [{"height": 544, "width": 992}],
-            "vae.random_seed": 0,
-        }
-        config = load_config(None, (), fields)
+        uri = f"{args.uri.rstrip('/')}/benchmark-{time.time_ns():x}"
+        config = load_config(None, (), fields_at(uri))
         with removed(config):
             one = committers(config, count, args.commits, args.rows)
         found.append(one)

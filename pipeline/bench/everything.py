@@ -13,7 +13,7 @@ import contextlib
 import io
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.bench import decode, pipeline, vae, write
 from pipeline.config import Config, load_config
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"== {name} {' '.join(arguments)}", flush=True)
         parser = argparse.ArgumentParser(prog=name)
         _MODULES[name].add_arguments(parser)
-        with contextlib.redirect_stdout(_Tee()) as told:
+        with contextlib.redirect_stdout(_Tee(sys.stdout)) as told:
             _MODULES[name].run(parser.parse_args(arguments))
         found[name] = json.loads(told.getvalue().splitlines()[-1])
     print(json.dumps(found))
@@ -64,6 +64,10 @@ def _commands(args: argparse.Namespace, config: Config) -> dict[str, list[str]]:
 class _Tee(io.StringIO):
     """Keeps what is printed and shows it."""
 
+    def __init__(self, shown: TextIO) -> None:
+        super().__init__()
+        self._shown = shown
+
     def write(self, text: str, /) -> int:
-        sys.__stdout__.write(text)  # type: ignore[union-attr]
+        self._shown.write(text)
         return super().write(text)

@@ -64,11 +64,11 @@ def measured(function: Callable[..., int], *arguments: object) -> Cost:
         _held.append(resident_bytes(os.getpid(), "VmRSS") or 0)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
-    before, begun = _cpu_seconds(), monotonic()
+    before, begun = cpu_seconds(), monotonic()
     units = function(*arguments)
     wall = monotonic() - begun
     peak = resident_bytes(os.getpid())
-    return Cost(units, _cpu_seconds() - before, wall, None if peak is None else peak - _held[0])
+    return Cost(units, cpu_seconds() - before, wall, None if peak is None else peak - _held[0])
 
 
 def resident_bytes(process: int, field: str = "VmHWM") -> int | None:
@@ -129,7 +129,8 @@ def conditions() -> dict[str, Any]:
     return {"cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()}
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """Of this process so far, user and system time, and of those it has started."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime + _cpu_seconds_below(os.getpid())
 

@@ -20,6 +20,7 @@ from pipeline.bench.apart import apart
 from pipeline.bench.measure import conditions
 from pipeline.bench.pipeline import dataset_arguments, load_dataset_config, plan_of, whole_run
 from pipeline.bench.write import removed
+from pipeline.cli import positive
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
@@ -31,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     dataset_arguments(parser)
     parser.add_argument(
-        "--more", metavar="N", type=int, required=True, help="sources of the longer"
+        "--more", metavar="N", type=positive, required=True, help="sources of the longer"
     )
     parser.add_argument("--seconds", type=float, default=20, help="for each stage alone (20)")
-    parser.add_argument("--turns", type=int, default=3, help="pairs of runs (3)")
+    parser.add_argument("--turns", type=positive, default=3, help="pairs of runs (3)")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ from pipeline.sources import SourcePlan
 from pipeline.tasks import make_units
 from pipeline.video.facts import VideoFacts
 from pipeline.weights import make_contract, resolve_vae
-
-_FRAMES = 17
+from pipeline.windows import WINDOW_FRAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +101,7 @@ def planned(count: int, windows: int, height: int, width: int) -> Planned:
 
 
 def _sources(count: int, windows: int, bucket: Bucket) -> Iterator[SourcePlan]:
-    frames = _FRAMES * windows
+    frames = WINDOW_FRAMES * windows
     for n in range(count):
         identity = stable_hash([n])
         yield SourcePlan(

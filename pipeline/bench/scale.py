@@ -31,8 +31,8 @@ from pipeline.bench.measure import conditions
 from pipeline.bench.pipeline import Whole, dataset_arguments, load_dataset_config, whole_run
 from pipeline.bench.write import removed
 from pipeline.cells import DRIVER_SHARE
+from pipeline.cli import positive
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.simulated import MakeSimulated
 from pipeline.weights import resolve_vae
 
@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulated-encoder", metavar="SECONDS_PER_WINDOW", type=float, required=True
     )
-    parser.add_argument("--encoders", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--cells", type=int, nargs="+", default=[1])
-    parser.add_argument("--nodes", type=int, help="start a cluster of so many pretended nodes")
-    parser.add_argument("--node-cpus", type=int, default=8, help="that each says it has (8)")
+    parser.add_argument("--encoders", type=positive, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--cells", type=positive, nargs="+", default=[1])
+    parser.add_argument("--nodes", type=positive, help="start a cluster of so many pretended nodes")
+    parser.add_argument("--node-cpus", type=positive, default=8, help="that each says it has (8)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,8 +97,6 @@ def _cluster(nodes: int | None, cpus: int) -> Iterator[None]:
     if nodes is None:
         yield
         return
-    if nodes < 1 or cpus < 1:
-        raise UserError("--nodes and --node-cpus are to be 1 or more")
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -5,7 +5,6 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +25,6 @@ class _Process:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     shared_bytes: int = 0
-    name: str = ""
     names: set[str] = field(default_factory=set)
 
 
@@ -79,13 +77,6 @@ class Watch:
                     peaks[word] = max(process.peak_bytes, peaks.get(word, 0))
         return peaks
 
-    def cpu_seconds_by_name(self) -> dict[str, float]:
-        """CPU time so far by what processes were last called."""
-        found: defaultdict[str, float] = defaultdict(float)
-        for process in self._processes.values():
-            found[process.name] += process.cpu_seconds
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
-
     def _at(self, moment: float) -> float:
         """CPU time so far, between looks in proportion."""
         after = bisect_left(self._times, moment)
@@ -109,8 +100,7 @@ class Watch:
                 own, shared = _resident_bytes(process)
                 seen.peak_bytes = max(seen.peak_bytes, own)
                 seen.shared_bytes = max(seen.shared_bytes, shared)
-                seen.name = _name(process)
-                seen.names.add(seen.name)
+                seen.names.add(_name(process))
         self._spilled = max(self._spilled, _spilled_bytes())
         self._times.append(time.time())
         self._cpu.append(sum(process.cpu_seconds for process in self._processes.values()))

@@ -85,19 +85,24 @@ def run(args: argparse.Namespace) -> None:
     benchmark_write(config, bucket, args.turns)
 
 
+def fields_at(uri: str) -> dict[str, Any]:
+    """Fields of a configuration that only writes, to ``uri``."""
+    return {
+        "dataset.uri": "unused",
+        "output.uri": uri,
+        "storage.endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None,
+        "buckets": [{"height": 544, "width": 992}],
+        "vae.random_seed": 0,
+    }
+
+
 def _config(args: argparse.Namespace) -> Config:
     """The configuration, writing into a folder of its own."""
     if (args.config is None) == (args.uri is None):
         raise UserError("give either a URI to write to, or --config")
     fields: dict[str, Any] = {}
     if args.uri is not None:
-        fields = {
-            "dataset.uri": "unused",
-            "output.uri": args.uri,
-            "storage.endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None,
-            "buckets": [{"height": 544, "width": 992}],
-            "vae.random_seed": 0,
-        }
+        fields = fields_at(args.uri)
     if args.output is not None:
         fields["output.uri"] = args.output
     if args.shard_bytes is not None:

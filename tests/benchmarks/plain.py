@@ -32,8 +32,7 @@ from pipeline.catalog import read_catalog
 from pipeline.config import Config
 from pipeline.stages.encode import make_vae_encoder
 from pipeline.weights import load_encoder, resolve_vae
-
-FRAMES = 17
+from pipeline.windows import WINDOW_FRAMES
 
 
 class Windows(IterableDataset):
@@ -54,9 +53,9 @@ class Windows(IterableDataset):
                         image = frame.reformat(*self.size, format="rgb24", interpolation="BICUBIC")
                         frames.append(image.to_ndarray())
                         wanted += 1 / self.fps
-                    if len(frames) >= FRAMES:
-                        yield np.stack(frames[:FRAMES])
-                        del frames[:FRAMES]
+                    if len(frames) >= WINDOW_FRAMES:
+                        yield np.stack(frames[:WINDOW_FRAMES])
+                        del frames[:WINDOW_FRAMES]
 
 
 def plain(config: Config, folder: Path) -> tuple[int, float, float]:

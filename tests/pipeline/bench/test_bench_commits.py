@@ -30,7 +30,9 @@ def test_a_lost_row_is_an_error(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("option", ["--committers", "--commits", "--rows"])
 def test_numbers_are_positive(tmp_path, capsys, option):
-    assert main(["commits", str(tmp_path), option, "0"]) == 1
+    with pytest.raises(SystemExit) as ended:
+        main(["commits", str(tmp_path), option, "0"])
+    assert ended.value.code == 1
     assert "1 or more" in capsys.readouterr().err
 
 
