@@ -58,14 +58,20 @@ def ray_folder() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(ray_folder: str) -> Iterator[None]:
+def ray_cpus() -> int:
+    """Processors that the cluster says it has; a module may say more."""
+    return 2
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(ray_folder: str, ray_cpus: int) -> Iterator[None]:
     """A local cluster with 2 pretended GPUs, so that operators stay apart as on real ones."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
     ray.init(
         address="local",
-        num_cpus=2,
+        num_cpus=ray_cpus,
         num_gpus=2,
         include_dashboard=False,
         log_to_driver=False,

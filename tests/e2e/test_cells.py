@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 
 from pipeline import LatentCache
 from pipeline.config import load_config
@@ -26,21 +25,9 @@ SAME = ["sample_id", "source_id", "bucket", "window", "valid_frames", "checksum"
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(ray_folder):
+def ray_cpus():
     """Room for the drivers of cells besides what works."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    ray.init(
-        address="local",
-        num_cpus=6,
-        num_gpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=500 * 2**20,
-        _temp_dir=ray_folder,
-    )
-    yield
-    ray.shutdown()
+    return 6
 
 
 @pytest.fixture

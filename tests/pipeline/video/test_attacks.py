@@ -3,8 +3,7 @@
 import io
 import os
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from pipeline.video.probe import probe
 from tests.clips import PLAYLISTS
 from tests.pipeline.helpers import LOCAL
 from tests.pipeline.video.decoding import LIMITS, recipe, request
+from tests.pipeline.video.loopback import serving
 
 ATTACKS = {
     **PLAYLISTS,
@@ -55,13 +55,8 @@ def visited():
         def handle(self) -> None:
             paths.append("connection")
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}", paths
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as place:
+        yield place, paths
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import io
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -13,6 +13,7 @@ from pipeline.video.files import GuardedFile, open_container, sniff
 from pipeline.video.probe import probe
 from tests.clips import PLAYLISTS
 from tests.pipeline.video.decoding import LIMITS
+from tests.pipeline.video.loopback import serving
 
 
 @pytest.fixture
@@ -28,13 +29,8 @@ def visited() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *_: object) -> None:
             """Nothing on the console."""
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/bait.ts", paths
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as place:
+        yield f"http://{place}/bait.ts", paths
 
 
 class Named(io.BytesIO):
