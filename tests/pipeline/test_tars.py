@@ -1,92 +1,16 @@
-import io
 import tarfile
 
-import fsspec
 import pytest
-from helpers import LOCAL, make_config, make_store
+from helpers import LOCAL, make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tar_files import RangedStore, make_tar
+from tar_cases import MEMBERS, listing, samples
+from tar_files import make_tar
 
 from pipeline.catalog import read_catalog
-from pipeline.config import DatasetConfig
-from pipeline.errors import Reason, SourceError, UserError
-from pipeline.listing import read_listing
+from pipeline.errors import UserError
 from pipeline.reading import open_source, stat_source
-from pipeline.spans import Place, Span, find_place, member_uri, name_of
-from pipeline.tars import Shelf
-
-TEXT = {"caption"}
-
-
-def listing(path, shelf=None, **settings):
-    return read_listing(DatasetConfig(uri=str(path), **settings), LOCAL, TEXT, shelf)
-
-
-def samples(found):
-    """Rows by the member's name, with ``failed`` where a row has a reason."""
-    rows = {}
-    for number, row in enumerate(found.table.to_pylist()):
-        row = {name: value for name, value in row.items() if value is not None}
-        if number in found.failures:
-            failure = found.failures[number]
-            row["failed"] = f"{failure.reason}: {failure.message}"
-        rows[name_of(row.pop("video"))] = row
-    return rows
-
-
-@pytest.fixture
-def tar(tmp_path):
-    """Writes a tar file of members and returns its path."""
-
-    def make(members, name="a.tar", **settings):
-        (tmp_path / name).write_bytes(make_tar(members, **settings))
-        return tmp_path / name
-
-    return make
-
-
-@pytest.fixture
-def ranged():
-    """A store whose files come by range; ``fetched`` tells which ranges."""
-    fsspec.register_implementation("ranged", RangedStore, clobber=True)
-    RangedStore.fetched = []
-    yield RangedStore
-    RangedStore.store.clear()
-
-
-# ---- places
-
-
-@given(st.text(min_size=1), st.text(), st.integers(0, 2**50), st.integers(0, 2**50))
-def test_a_place_is_in_the_version(member, version, offset, size):
-    place = Place("s3://b/x.tar", version, offset, size)
-    uri = member_uri(member, place.tar)
-    assert find_place(uri, place.version) == place
-    assert name_of(uri) == member
-    assert find_place(uri, None) is None
-    assert find_place("s3://b/x.mp4", place.version) is None
-    assert find_place(uri, "12-1700000000") is None
-
-
-DATA = bytes(range(256)) * 5
-
-
-@given(st.integers(0, 600), st.integers(0, 600), st.data())
-def test_a_span_is_a_file_of_its_own(offset, size, data):
-    span = Span(lambda a, b: DATA[offset + a : offset + b], size)
-    plain = io.BytesIO(DATA[offset : offset + size])
-    for _ in range(data.draw(st.integers(0, 8))):
-        target = data.draw(st.integers(0, 700))
-        base = data.draw(st.sampled_from([(0, 0), (1, span.tell()), (2, size)]))
-        assert span.seek(target - base[1], base[0]) == target
-        plain.seek(target)
-        count = data.draw(st.integers(-1, 700))
-        assert span.read(count) == plain.read(count)
-        assert span.tell() == plain.tell()
-    with pytest.raises(ValueError, match="negative"):
-        span.seek(-1)
-
+from pipeline.spans import find_place, member_uri
 
 # ---- what a tar file holds
 
@@ -227,9 +151,6 @@ def test_one_sample_that_is_wrong(tar, members, name, message):
     assert "failed" not in rows["good.mp4"]
 
 
-MEMBERS = [("0.mp4", b"0" * 700), ("0.txt", "zero"), ("1.mp4", b"1" * 600)]
-
-
 @settings(max_examples=40)
 @given(cut=st.integers(1, 4607))
 def test_a_tar_file_that_is_cut_off(tmp_path_factory, cut):
@@ -329,111 +250,3 @@ def test_limit_looks_into_no_more_tar_files_than_it_needs(tmp_path, tar, monkeyp
     (tmp_path / "3.tar").chmod(0)
     config = make_config(dataset__uri=str(tmp_path), dataset__format="tar", dataset__limit=2)
     assert read_catalog(config).sources.num_rows == 2
-
-
-# ---- reading
-
-
-def test_a_member_is_read_by_range_and_pinned(tar):
-    path = tar([("0.mp4", b"0" * 5000), ("1.mp4", b"1" * 3000)])
-    rows = samples(listing(path))
-    uri = member_uri("1.mp4", str(path))
-    version = rows["1.mp4"]["version"]
-    with open_source(uri, version, LOCAL) as file:
-        assert file.seek(-10, io.SEEK_END) == 2990
-        assert file.read() == b"1" * 10
-    path.write_bytes(path.read_bytes() + b"\0")
-    with pytest.raises(SourceError) as caught, open_source(uri, version, LOCAL):
-        pass
-    assert caught.value.reason is Reason.SOURCE_CHANGED
-
-
-def test_an_empty_member(tar):
-    path = tar([("0.mp4", b""), ("1.mp4", b"x")])
-    rows = samples(listing(path))
-    uri = member_uri("0.mp4", str(path))
-    with pytest.raises(SourceError) as caught, open_source(uri, rows["0.mp4"]["version"], LOCAL):
-        pass
-    assert caught.value.reason is Reason.EMPTY_FILE
-
-
-def test_of_a_large_tar_file_only_headers_and_texts_are_read(ranged):
-    big = [(f"{n}.mp4", bytes([n]) * 3_000_000) for n in range(6)]
-    texts = [(f"{n}.txt", f"caption {n}") for n in range(6)]
-    members = [m for pair in zip(big, texts, strict=True) for m in pair]
-    data = make_tar(members)
-    fsspec.filesystem("ranged").pipe_file("/d/a.tar", data)
-    found = listing("ranged://d/a.tar")
-    rows = samples(found)
-    assert [rows[f"{n}.mp4"]["caption"] for n in range(6)] == [t for _, t in texts]
-    assert sum(b - a for a, b in ranged.fetched) < 20_000
-    ranged.fetched.clear()
-    uri = found.table["video"][2].as_py()
-    with open_source(uri, rows["2.mp4"]["version"], LOCAL) as file:
-        assert file.read(100) == b"\x02" * 100
-        file.seek(2_999_000)
-        assert file.read() == b"\x02" * 1000
-    first = find_place(uri, rows["2.mp4"]["version"]).offset
-    assert ranged.fetched == [(first, first + 3_000_000)]  # one request, nothing of its neighbours
-
-
-@pytest.mark.parametrize("scheme", ["memory", "local"])
-def test_tar_files_elsewhere(tmp_path, scheme):
-    filesystem = fsspec.filesystem("memory")
-    base = f"memory://{tmp_path.name}-tars" if scheme == "memory" else str(tmp_path / "d")
-    try:
-        for name in ("a", "b"):
-            with fsspec.open(f"{base}/{name}.tar", "wb", auto_mkdir=True) as file:
-                file.write(make_tar([(f"{name}.mp4", name.encode())]))
-        found = listing(f"{base}/*.tar")
-        for uri, name in zip(found.table["video"].to_pylist(), "ab", strict=True):
-            version = samples(found)[f"{name}.mp4"]["version"]
-            with open_source(uri, version, LOCAL) as file:
-                assert file.read() == name.encode()
-                file.verify()
-    finally:
-        if scheme == "memory":
-            filesystem.rm(base, recursive=True)
-
-
-# ---- what is kept between runs
-
-
-def test_what_a_tar_file_holds_is_read_once(tmp_path, tar, monkeypatch):
-    path = tar(
-        [*MEMBERS, ("0.json", {"n": [1, None], "x": "ü"}), ("bad.mp4", b"x"), ("bad.json", "{")]
-    )
-    store = make_store(tmp_path / "cache")
-    first = listing(path, Shelf(store, writes=False))
-    assert store.names("listings") == []
-    assert samples(listing(path, Shelf(store, writes=True))) == samples(first)
-    [name] = store.names("listings")
-    opened = []
-    real = open_source
-    monkeypatch.setattr(
-        "pipeline.tars.open_source", lambda *given: opened.append(given[0]) or real(*given)
-    )
-    assert listing(path, Shelf(store, writes=False)).table.equals(first.table)
-    assert samples(listing(path, Shelf(store, writes=False))) == samples(first)
-    assert opened == []
-    for broken in (b"", b"{}", b"[1]", b'{"samples": [1], "note": null}'):
-        store.write(f"listings/{name}", broken)
-        assert samples(listing(path, Shelf(store, writes=True))) == samples(first)
-    assert len(opened) == 4
-    path.write_bytes(make_tar(MEMBERS[:1]))
-    assert samples(listing(path, Shelf(store, writes=True))).keys() == {"0.mp4"}
-    assert len(store.names("listings")) == 2
-
-
-def test_a_cache_that_cannot_be_written(tmp_path, tar):
-    path = tar(MEMBERS)
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match=r"output\.uri .* cannot be written"):
-        listing(path, Shelf(make_store(tmp_path / "cache"), writes=True))
-
-
-def test_a_tar_file_that_changes_while_it_is_listed(tar, monkeypatch):
-    path = tar(MEMBERS)
-    monkeypatch.setattr("pipeline.listing._version", lambda *_: "another")
-    with pytest.raises(UserError, match="source_changed"):
-        listing(path)
