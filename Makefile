@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: setup
 	@$(BIN)/python jobs/encode_dataset.py --config configs/demo.yaml
 
+# Two at a time; the tests of a file stay together, for they share a cluster or a server.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow
