@@ -27,6 +27,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """The type of an argument that is a whole number of 0 or more."""
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
+    return int(text)
+
+
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """The options of a run. ``description`` is a job's docstring, shown as it stands."""
     parser = Parser(

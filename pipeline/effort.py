@@ -16,6 +16,7 @@ class Effort:
         seconds: how long it worked on it.
         windows: windows encoded.
         frame_bytes: bytes of their frames.
+        bare: windows a second where the same pack was encoded once more for that; else None.
     """
 
     encoder: str
@@ -23,6 +24,7 @@ class Effort:
     seconds: float
     windows: int
     frame_bytes: int
+    bare: float | None = None
 
     @property
     def ended(self) -> float:
@@ -35,7 +37,7 @@ class Efforts:
     """The efforts of a run together; start-up, before anything is encoded, is apart.
 
     ``began`` tells when each encoder took up its first pack, and ``first`` is the effort that
-    ended first.
+    ended first. ``bare`` has the windows a second that encoders measured apart from the pipeline.
     """
 
     packs: int = 0
@@ -45,6 +47,7 @@ class Efforts:
     began: dict[str, float] = field(default_factory=dict)
     first: Effort | None = None
     ended: float = 0.0
+    bare: dict[str, float] = field(default_factory=dict)
 
     def add(self, effort: Effort) -> None:
         """Count one pack in."""
@@ -57,6 +60,7 @@ class Efforts:
                 {effort.encoder: effort.begun},
                 effort,
                 effort.ended,
+                {} if effort.bare is None else {effort.encoder: effort.bare},
             )
         )
 
@@ -71,6 +75,7 @@ class Efforts:
         found = [effort for effort in (self.first, other.first) if effort is not None]
         self.first = min(found, key=lambda effort: effort.ended, default=None)
         self.ended = max(self.ended, other.ended)
+        self.bare.update(other.bare)
 
     @property
     def busy_share(self) -> float | None:
@@ -91,6 +96,11 @@ class Efforts:
         rate = self.windows_per_second
         return None if rate is None else rate * self.frame_bytes / self.windows
 
+    @property
+    def bare_windows_per_second(self) -> float | None:
+        """Windows of all encoders a second by what they measured apart; None unless all did."""
+        return sum(self.bare.values()) if self.bare.keys() == self.began.keys() != set() else None
+
     def to_dict(self) -> dict[str, float | None]:
         """The figures that a run records."""
         return {
@@ -99,6 +109,7 @@ class Efforts:
             "encoder_seconds": self.busy_seconds,
             "windows_per_second": self.windows_per_second,
             "frame_bytes_per_second": self.bytes_per_second,
+            "bare_windows_per_second": self.bare_windows_per_second,
             "first_encoded_at": None if self.first is None else self.first.begun,
             "last_encoded_at": None if self.first is None else self.ended,
         }

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -49,6 +49,16 @@ class Forecast:
     flop: float
     seconds: float
     rate: Rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures that a run records at its start."""
+        return {
+            "windows": self.windows,
+            "bytes": dict(self.bytes),
+            "seconds": self.seconds,
+            "tflops_per_encoder": self.rate.flops / 1e12,
+            "origin": self.rate.origin,
+        }
 
 
 def window_flop(config: Config, buckets: list[Bucket]) -> dict[Bucket, float]:

@@ -21,6 +21,7 @@ from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
 from pipeline.leases import Fence, LeaseLostError, Leases
 from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.measured import Measured, measured_before
+from pipeline.page.make import write_reports
 from pipeline.plan import Plan, ProbeAnswer, make_plan
 from pipeline.quarantine import TooManyFailuresError, check_failures, tell_quarantine
 from pipeline.reader.build import publish_with_index
@@ -34,7 +35,6 @@ from pipeline.report import (
     summary_text,
 )
 from pipeline.runner import LocalRunner, Runner
-from pipeline.sheet import write_contact_sheet
 from pipeline.stages.encode import MakeEncoder, make_vae_encoder
 from pipeline.storage import Store
 from pipeline.weights import make_contract, resolve_vae
@@ -149,7 +149,7 @@ class _Job:
 
     def work(self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast) -> int:
         """Everything that changes the cache; returns the exit code."""
-        self.begin(contract, plan)
+        self.begin(contract, plan, forecast)
         measured = measured_before(self.manifest)
         cells = self.divide(plan, recipe, forecast, measured)
         in_cells = {source.source_id for cell in cells for source in cell.sources}
@@ -243,12 +243,12 @@ class _Job:
             retry_failed=self.options.retry_failed,
         )
 
-    def begin(self, contract: Contract, plan: Plan) -> None:
+    def begin(self, contract: Contract, plan: Plan, forecast: Forecast) -> None:
         """Make the contract, the run and changed captions durable before any work."""
         if self.manifest.contract() != contract:
             self.manifest.write_contract(contract, self.guard)
         self.manifest.append_columns(self.run_id, plan.columns, self.guard)
-        self.record("started", contract, "")
+        self.record("started", contract, json.dumps({"forecast": forecast.to_dict()}))
 
     def execute(
         self,
@@ -362,9 +362,8 @@ class _Job:
         if tally.efforts.packs:
             told["driver_seconds_per_pack"] = tally.driver_seconds / tally.efforts.packs
         self.record(state, contract, json.dumps(told))
-        if snapshot is not None and tally.windows and self.config.report.contact_sheet_windows:
-            path = write_contact_sheet(self.config, self.manifest, snapshot, self.run_id)
-            print(f"look at  {path}")
+        if snapshot is not None:
+            write_reports(self.config, self.manifest, snapshot, self.run_id)
         listed = tell_quarantine(self.manifest, plan.quarantined, tally, self.run_id, self.config)
         if listed:
             print(listed)

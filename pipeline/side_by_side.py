@@ -141,8 +141,14 @@ class Sheet:
         return sheet
 
 
+def difference(given: npt.NDArray[np.uint8], decoded: npt.NDArray[np.uint8]) -> Picture:
+    """How far pixels differ, times ``AMPLIFIED``; of one picture, or of several of one shape."""
+    apart = np.abs(given.astype(np.int32) - decoded.astype(np.int32)) * AMPLIFIED
+    shown: Picture = apart.clip(0, 255).astype(np.uint8)
+    return shown
+
+
 def _row(given: Picture, decoded: Picture) -> Image.Image:
-    difference = np.abs(given.astype(np.int32) - decoded.astype(np.int32)) * AMPLIFIED
-    shown = difference.clip(0, 255).astype(np.uint8)
+    shown = difference(given, decoded)
     gap = np.full((len(given), _MARGIN, 3), 255, np.uint8)
     return Image.fromarray(np.concatenate((given, gap, decoded, gap, shown), axis=1))

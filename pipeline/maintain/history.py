@@ -49,8 +49,10 @@ class Entry:
         return {**self.__dict__, "tags": list(self.tags)}
 
 
-def history(manifest: Manifest) -> Iterator[Entry]:
+def history(manifest: Manifest, newest: int | None = None) -> Iterator[Entry]:
     """The snapshots in ascending order, each compared with the one before it that is still there.
+
+    ``newest`` tells of so many only; one more is read, to compare with.
 
     Raises ``UserError`` when there is no snapshot, ``ContractError`` for one of another format.
     """
@@ -59,10 +61,13 @@ def history(manifest: Manifest) -> Iterator[Entry]:
     for tag in read_tags(manifest):
         tags.setdefault(tag.snapshot, []).append(tag.name)
     before = _State.nothing()
-    for number in manifest.snapshot_numbers():
+    numbers = manifest.snapshot_numbers()
+    skipped = 0 if newest is None else max(0, len(numbers) - newest)
+    for place, number in enumerate(numbers[max(0, skipped - 1) :], max(0, skipped - 1)):
         snapshot = manifest.snapshot(number)
         state = _State.of(manifest, snapshot)
-        yield state.entry(snapshot, tags.get(number, []), before)
+        if place >= skipped:
+            yield state.entry(snapshot, tags.get(number, []), before)
         before = state
 
 

@@ -69,28 +69,29 @@ def build_index(manifest: Manifest, snapshot: Snapshot, folder: Path) -> tuple[P
     Memory is bounded by the tables' largest range of the source hash, and by the names of shards.
     """
     with contextlib.ExitStack() as stack:
-        sources = stack.enter_context(_ranged(manifest, snapshot, "sources", _LIVE_COLUMNS))
-        segments = stack.enter_context(_ranged(manifest, snapshot, "samples", _SEGMENT_COLUMNS))
+        sources = stack.enter_context(ranged(manifest, snapshot, "sources", _LIVE_COLUMNS))
+        segments = stack.enter_context(ranged(manifest, snapshot, "samples", _SEGMENT_COLUMNS))
         writer = stack.enter_context(_Writer(folder))
         for span in spans(max(sources.num_rows, segments.num_rows)):
             live = live_generations(sources.read(span), snapshot.contract.contract_id)
             rows = segments.read(span)
             rows = rows.filter(pc.is_in(rows["generation"], live["generation"].combine_chunks()))
             if rows.num_rows:
-                writer.add(_single(rows.sort_by([(name, "ascending") for name in _ORDER])))
+                writer.add(single(rows.sort_by([(name, "ascending") for name in _ORDER])))
         return writer.finish()
 
 
-def _ranged(
+def ranged(
     manifest: Manifest, snapshot: Snapshot, table: str, columns: tuple[str, ...]
 ) -> RangedRows:
+    """Columns of a table as a snapshot pins it, to be read by ranges; a context manager."""
     version = snapshot.tables.get(table)
     if version is None:  # the table had no row
         return RangedRows(manifest.empty(table).select(list(columns)).schema)
     return manifest.by_range(table, columns, version)
 
 
-def _single(rows: pa.Table) -> pa.Table:
+def single(rows: pa.Table) -> pa.Table:
     """Sorted rows in which no window stands twice: that of the smallest (shard, row) stays."""
     numbers = {n: rows[n].to_numpy() for n in ("height", "width", "frames", "first_window")}
     source = rows["source_id"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -100,7 +101,7 @@ def _single(rows: pa.Table) -> pa.Table:
     first, windows = numbers["first_window"], rows["windows"].to_numpy()
     whole = same & (first[1:] == first[:-1]) & (windows[1:] == windows[:-1])
     if whole.any():
-        return _single(rows.filter(pa.array(np.concatenate([[True], ~whole]))))
+        return single(rows.filter(pa.array(np.concatenate([[True], ~whole]))))
     cluster = np.concatenate([[0], np.cumsum(~same)])
     # The furthest end so far within a cluster, as one running maximum over all of them.
     limit = int((first + windows).max()) + 1

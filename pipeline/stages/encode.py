@@ -45,7 +45,7 @@ def make_vae_encoder(config: Config, recipe: Recipe) -> EncodesWindows:
 
 
 class Encoder:
-    """One replica of what encodes. Called with a batch of one pack; keeps nothing between calls."""
+    """One replica of what encodes. Called with a batch of one pack; keeps nothing of it."""
 
     def __init__(
         self, config: Config, recipe: Recipe, make_encoder: MakeEncoder = make_vae_encoder
@@ -53,6 +53,7 @@ class Encoder:
         self.recipe = recipe
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.encode = make_encoder(config, recipe)
+        self._to_measure = config.report.speed_of_light
 
     def __call__(self, batch: Batch) -> Batch:
         """Latents of one pack; a source with numbers that must not be stored becomes ``failed``."""
@@ -64,8 +65,21 @@ class Encoder:
         at, begun = time.time(), time.perf_counter()
         encoded = self.encode(frames, meta.sample_ids)
         seconds = time.perf_counter() - begun
-        effort = Effort(self.name, at, seconds, len(frames), frames.nbytes)
+        bare = self._measure_bare(frames, meta.sample_ids)
+        effort = Effort(self.name, at, seconds, len(frames), frames.nbytes, bare)
         return to_batch(*_without_bad(replace(meta, effort=effort), encoded))
+
+    def _measure_bare(self, frames: np.ndarray, sample_ids: list[str]) -> float | None:
+        """Windows a second of the first pack, encoded once more; None if not asked for, or done.
+
+        By then nothing is loaded, compiled or chosen any more.
+        """
+        if not self._to_measure:
+            return None
+        self._to_measure = False
+        begun = time.perf_counter()
+        self.encode(frames, sample_ids)
+        return len(frames) / (time.perf_counter() - begun)
 
 
 def _without_bad(meta: PackMeta, encoded: Encoded) -> tuple[PackMeta, dict[str, np.ndarray]]:

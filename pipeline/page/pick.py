@@ -1,0 +1,123 @@
+"""Windows picked to be looked at: some of each bucket, by hash, so any is as good as another."""
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, zip_longest
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One live window, and what is needed to read it and to decode its source again.
+
+    ``source`` is the row of the source that made the generation live: ``uri``, ``version``,
+    ``start``, ``end``, ``run_id``.
+    """
+
+    source: Mapping[str, Any]
+    bucket: str
+    window: int
+    frames: int
+    valid_frames: int
+    first_frame: int
+    fps: float
+    shard: str
+    row: int
+
+    @property
+    def padded(self) -> bool:
+        """Whether frames are repeated in it."""
+        return self.valid_frames < self.frames
+
+
+@dataclass
+class Picks:
+    """What was picked of each bucket, at the most about ``wanted`` windows for each purpose.
+
+    Attributes:
+        wanted: of each bucket.
+        pairs: to look at: padded windows first, each with the one before it.
+        drawn: to measure: a window of any place in its segment.
+    """
+
+    wanted: int
+    pairs: dict[str, list[Pick]] = field(default_factory=dict)
+    drawn: dict[str, list[Pick]] = field(default_factory=dict)
+
+    def add(self, segments: pa.Table, sources: pa.Table) -> None:
+        """Take live rows of ``samples`` into account, and the rows of ``sources`` to them.
+
+        Ids of sources are hashes, so the first ones are as good as any.
+        """
+        for name in pc.unique(segments["bucket"]).to_pylist():
+            pairs, drawn = self.pairs.setdefault(name, []), self.drawn.setdefault(name, [])
+            left = self.wanted - min(len(pairs), len(drawn))
+            if left <= 0:
+                continue
+            mine = segments.filter(pc.equal(segments["bucket"], name))
+            for row, source in _joined(_shortest_first(mine, left), sources):
+                pairs += (_window(row, source, k) for k in _pair(row["valid_frames"]))
+            for row, source in _joined(mine.slice(0, left), sources):
+                k = int(row["source_id"][:8], 16) % row["windows"]
+                drawn.append(_window(row, source, k))
+
+    def to_show(self, count: int) -> list[Pick]:
+        """At most ``count`` windows, of the buckets in turn; pairs stay together."""
+        groups = [
+            [list(pair) for _, pair in groupby(found, key=lambda p: (p.shard, p.source["uri"]))]
+            for _, found in sorted(self.pairs.items())
+        ]
+        turns = (pair for turn in zip_longest(*groups) for pair in turn if pair is not None)
+        return [pick for pair in turns for pick in pair][:count]
+
+    def to_measure(self, count: int, weights: Mapping[str, int]) -> list[Pick]:
+        """About ``count`` windows, of each bucket by its weight, and one at the least."""
+        whole = sum(weights.values())
+        return [
+            pick
+            for name, found in sorted(self.drawn.items())
+            for pick in found[: max(1, round(count * weights.get(name, 0) / max(whole, 1)))]
+        ]
+
+
+def _joined(
+    segments: pa.Table, sources: pa.Table
+) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+    """Segments with the row of ``sources`` that ended their generation ``ok``."""
+    complete = sources.filter(pc.equal(sources["status"], "ok"))
+    wanted = pc.is_in(complete["generation"], segments["generation"].combine_chunks())
+    ended = {row["generation"]: row for row in complete.filter(wanted).to_pylist()}
+    return ((row, ended[row["generation"]]) for row in segments.to_pylist())
+
+
+def _shortest_first(segments: pa.Table, count: int) -> pa.Table:
+    """Up to ``count`` segments, by the least number of real frames in a window of theirs."""
+    owner = pc.list_parent_indices(segments["valid_frames"]).to_numpy()
+    least = np.full(segments.num_rows, np.iinfo(np.int64).max)
+    np.minimum.at(least, owner, pc.list_flatten(segments["valid_frames"]).to_numpy())
+    return segments.take(heapq.nsmallest(count, range(len(least)), key=least.__getitem__))
+
+
+def _pair(valid: Sequence[int]) -> list[int]:
+    """Windows to show of a segment: the one with the fewest real frames, and the one before it."""
+    least = min(range(len(valid)), key=valid.__getitem__)
+    return sorted({least, max(0, least - 1)})
+
+
+def _window(row: Mapping[str, Any], source: Mapping[str, Any], k: int) -> Pick:
+    return Pick(
+        source=source,
+        bucket=row["bucket"],
+        window=row["first_window"] + k,
+        frames=row["frames"],
+        valid_frames=row["valid_frames"][k],
+        first_frame=row["first_frames"][k],
+        fps=row["fps"],
+        shard=row["shard"],
+        row=row["first_row"] + k,
+    )
