@@ -43,13 +43,19 @@ def video_codec() -> VideoCodec:
 
 
 class SideBySideVideo:
-    """An MP4 with two pictures beside each other: 4:2:0, BT.709, limited range, no sound.
+    """An MP4 with pictures beside each other: 4:2:0, BT.709, limited range, no sound.
 
     To be used as a context manager; the file is whole once that is left.
     """
 
     def __init__(
-        self, path: Path, height: int, width: int, rate: Fraction, codec: VideoCodec
+        self,
+        path: Path,
+        height: int,
+        width: int,
+        rate: Fraction,
+        codec: VideoCodec,
+        pictures: int = 2,
     ) -> None:
         """Begin the file.
 
@@ -58,12 +64,13 @@ class SideBySideVideo:
             height, width: of one of the pictures, in pixels; ``height`` is even.
             rate: frames per second, roughly: how long the last frame is shown follows from it.
             codec: of the video.
+            pictures: how many are beside each other.
         """
         self._container = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
         self._stream: VideoStream = self._container.add_stream(
             codec, rate=rate, options=_QUALITY[codec]
         )
-        self._stream.width, self._stream.height = 2 * width, height
+        self._stream.width, self._stream.height = pictures * width, height
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context
         context.time_base = Fraction(1, _TICKS)
@@ -73,10 +80,10 @@ class SideBySideVideo:
         context.color_trc = ColorTrc.BT709
         self._last = -1
 
-    def add(self, seconds: Fraction, left: Picture, right: Picture) -> None:
-        """Show two pictures of one size from ``seconds`` on; times ascend."""
-        both = av.VideoFrame.from_ndarray(np.concatenate((left, right), axis=1), format="rgb24")
-        frame = both.reformat(
+    def add(self, seconds: Fraction, *pictures: Picture) -> None:
+        """Show pictures of one size from ``seconds`` on; times ascend."""
+        whole = av.VideoFrame.from_ndarray(np.concatenate(pictures, axis=1), format="rgb24")
+        frame = whole.reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
         self._last = frame.pts = max(self._last + 1, round(seconds * _TICKS))

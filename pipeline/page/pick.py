@@ -29,6 +29,21 @@ class Pick:
     shard: str
     row: int
 
+    @classmethod
+    def of(cls, segment: Mapping[str, Any], source: Mapping[str, Any], k: int) -> "Pick":
+        """Window ``k`` of a row of ``samples``."""
+        return cls(
+            source=source,
+            bucket=segment["bucket"],
+            window=segment["first_window"] + k,
+            frames=segment["frames"],
+            valid_frames=segment["valid_frames"][k],
+            first_frame=segment["first_frames"][k],
+            fps=segment["fps"],
+            shard=segment["shard"],
+            row=segment["first_row"] + k,
+        )
+
     @property
     def padded(self) -> bool:
         """Whether frames are repeated in it."""
@@ -61,10 +76,10 @@ class Picks:
                 continue
             mine = segments.filter(pc.equal(segments["bucket"], name))
             for row, source in _joined(_shortest_first(mine, left), sources):
-                pairs += (_window(row, source, k) for k in _pair(row["valid_frames"]))
+                pairs += (Pick.of(row, source, k) for k in _pair(row["valid_frames"]))
             for row, source in _joined(mine.slice(0, left), sources):
                 k = int(row["source_id"][:8], 16) % row["windows"]
-                drawn.append(_window(row, source, k))
+                drawn.append(Pick.of(row, source, k))
 
     def to_show(self, count: int) -> list[Pick]:
         """At most ``count`` windows, of the buckets in turn; pairs stay together."""
@@ -107,17 +122,3 @@ def _pair(valid: Sequence[int]) -> list[int]:
     """Windows to show of a segment: the one with the fewest real frames, and the one before it."""
     least = min(range(len(valid)), key=valid.__getitem__)
     return sorted({least, max(0, least - 1)})
-
-
-def _window(row: Mapping[str, Any], source: Mapping[str, Any], k: int) -> Pick:
-    return Pick(
-        source=source,
-        bucket=row["bucket"],
-        window=row["first_window"] + k,
-        frames=row["frames"],
-        valid_frames=row["valid_frames"][k],
-        first_frame=row["first_frames"][k],
-        fps=row["fps"],
-        shard=row["shard"],
-        row=row["first_row"] + k,
-    )
