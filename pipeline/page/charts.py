@@ -147,11 +147,12 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str = "middle") -> M
 def _framed(
     width: float, height: float, name: str, shapes: Sequence[Markup], base: float | None
 ) -> Markup:
-    axis = Markup("")
+    axis, kind = Markup(""), "chart wide"
     if base is not None:
+        kind = "chart"
         axis = Markup('<line class="axis" x1="0" x2="{:.0f}" y1="{y}" y2="{y}"/>').format(
             width, y=base + 0.5
         )
     return Markup(
-        '<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}{}</svg>'
-    ).format(width, height, escape(name), axis, Markup("").join(shapes))
+        '<svg class="{}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}{}</svg>'
+    ).format(kind, width, height, escape(name), axis, Markup("").join(shapes))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pipeline.config import Config, StorageConfig, VAESection
 from pipeline.contract import Contract
 from pipeline.errors import UserError
+from pipeline.explain import explained
 from pipeline.maintain.history import history
 from pipeline.manifest import Manifest, Snapshot
 from pipeline.page.holdings import Holdings, sum_up
@@ -99,14 +100,15 @@ def write_reports(config: Config, manifest: Manifest, snapshot: int, run_id: str
         return
     asked = Asked(windows, config.vae, config.storage, history=config.report.history)
     try:
-        made = make_page(manifest, published, asked)
-        files: dict[str, bytes] = {}
-        if config.report.page:
-            files[PAGE] = made.html.encode("utf-8")
-        if made.looked:
-            files[SHEET] = contact_sheet(_note(config, published.contract), made.looked)
-        for name, data in files.items():
-            manifest.store.write(f"reports/{run_id}/{name}", data)
+        with explained(manifest.store.uri, "used"):
+            made = make_page(manifest, published, asked)
+            files: dict[str, bytes] = {}
+            if config.report.page:
+                files[PAGE] = made.html.encode("utf-8")
+            if made.looked:
+                files[SHEET] = contact_sheet(_note(config, published.contract), made.looked)
+            for name, data in files.items():
+                manifest.store.write(f"reports/{run_id}/{name}", data)
     except UserError as error:
         print(f"report: not written: {error}", file=sys.stderr)
         return

@@ -56,7 +56,6 @@ class Reasoned:
     examples: list[tuple[str, str]]
     more: int
     advice: str
-    command: str | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def chips(contract: Contract) -> list[tuple[str, str]]:
     ]
 
 
-def reasons(ended: Mapping[tuple[str, str], Ended], run: Run | None) -> list[Reasoned]:
+def reasons(ended: Mapping[tuple[str, str], Ended]) -> list[Reasoned]:
     """All reasons, the most frequent first, with what to do about each."""
     found = []
     for (status, reason), each in sorted(ended.items(), key=lambda item: -item[1].count):
@@ -104,7 +103,6 @@ def reasons(ended: Mapping[tuple[str, str], Ended], run: Run | None) -> list[Rea
                 examples=examples,
                 more=each.count - len(examples),
                 advice=_ADVICE.get(reason, _OTHERWISE),
-                command=_retry(run) if status == "failed" else None,
             )
         )
     return found
@@ -116,7 +114,7 @@ def _message(row: Mapping[str, Any]) -> str:
     return wording.shown(text.removeprefix(row["uri"]).removeprefix(":").strip())
 
 
-def _retry(run: Run | None) -> str:
+def retry(run: Run | None) -> str:
     """The command that tries failed sources again, whatever failed and how often."""
     dataset, output = (
         None if run is None else run.config.get(section, {}).get("uri")
@@ -206,6 +204,11 @@ def stages(run: Run) -> list[Stage]:
 def light(run: Run | None) -> str:
     """The ratio of the pipeline's rate to the bare VAE's, where the run measured that."""
     bare = None if run is None else run.report.get("bare_windows_per_second")
+    if bare and (run is None or not run.rate):
+        return (
+            f"the bare VAE reached {wording.figure(bare)} windows/s in this run, which was too "
+            "short for a rate of its own."
+        )
     if run is not None and bare and run.rate:
         return (
             f"{run.rate / bare:.2f}: the pipeline's {wording.figure(run.rate)} windows/s, of the "

@@ -50,3 +50,12 @@ def test_parts_of_a_run_make_the_whole(efforts, cut):
     part.merge(together(efforts[:cut]))
     assert part == whole
     assert whole.busy_share is None or whole.busy_share > 0
+
+
+def test_the_bare_rate_is_that_of_all_encoders_or_none():
+    a = [Effort("a", 0.0, 1.0, 4, 1, 4.0), Effort("a", 2.0, 1.0, 4, 1)]
+    assert together(a).bare_windows_per_second == 4
+    both = [*a, Effort("b", 0.5, 1.0, 4, 1, 2.5)]
+    assert together(both).to_dict()["bare_windows_per_second"] == 6.5
+    assert together([*both, Effort("c", 0.5, 1.0, 4, 1)]).bare_windows_per_second is None
+    assert Efforts().bare_windows_per_second is None

@@ -91,3 +91,15 @@ def test_buckets_that_are_not_square(encoder):
     frames = np.zeros((1, 17, 32, 64, 3), np.uint8)
     _, tensors = encode(encoder, pack(make_segment(windows=1, bucket=WIDE), frames=frames))
     assert tensors["mean"].shape == (1, 3, 2, 2, 4)
+
+
+def test_an_encoder_measures_itself_once_where_that_is_asked_for():
+    config = make_config(vae=copy.deepcopy(NARROW), report__speed_of_light=True)
+    measuring = Encoder(config, make_recipe(config, dtype="float32"))
+    bare = [encode(measuring, pack(make_segment(windows=1)))[0].effort.bare for _ in range(2)]
+    assert bare[0] > 0
+    assert bare[1] is None
+
+
+def test_an_encoder_does_not_measure_itself_unasked(encoder):
+    assert encode(encoder, pack(make_segment(windows=1)))[0].effort.bare is None
