@@ -107,7 +107,7 @@ def test_sources_that_are_gone_are_told_of(tmp_path, clip, capsys):
 )
 def test_mistakes_are_one_message(cache, tmp_path, monkeypatch, capsys, arguments, parts):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, *(str(cache) if a == "CACHE" else a for a in arguments))
+    code, _, err = run(capsys, *(str(cache) if a == "CACHE" else a for a in arguments))
     assert code == 1
     assert err.startswith("error: ")
     assert "Traceback" not in err
