@@ -183,3 +183,13 @@ def test_it_has_landmarks_an_outline_and_words_for_pictures(browser, page):
     assert found["images"] == 12
     assert found["broken"] == 0
     assert found["fetched"] == 0
+
+
+def test_the_checks_see_what_is_wrong(browser, page):
+    show(browser, page, 360)
+    browser.execute_script(
+        "const e = document.createElement('p'); e.className = 'wrong'; e.textContent = 'faint';"
+        "e.style.cssText = 'width: 500px; color: #999'; document.querySelector('main').append(e);"
+    )
+    assert browser.execute_script(OVERFLOW) == ["P.wrong"]
+    assert [found[1] for found in browser.execute_script(CONTRAST)] == ["faint"]
