@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, zip_longest
+from itertools import accumulate, groupby, zip_longest
 from typing import Any
 
 import numpy as np
@@ -82,13 +82,16 @@ class Picks:
                 drawn.append(Pick.of(row, source, k))
 
     def to_show(self, count: int) -> list[Pick]:
-        """At most ``count`` windows, of the buckets in turn; pairs stay together."""
+        """At most ``count`` windows, of the buckets in turn; pairs first, and together."""
         groups = [
             [list(pair) for _, pair in groupby(found, key=lambda p: (p.shard, p.source["uri"]))]
             for _, found in sorted(self.pairs.items())
         ]
-        turns = (pair for turn in zip_longest(*groups) for pair in turn if pair is not None)
-        return [pick for pair in turns for pick in pair][:count]
+        turns = [pair for turn in zip_longest(*groups) for pair in turn if pair is not None]
+        sums = accumulate(map(len, turns))
+        chosen = [pair for pair, end in zip(turns, sums, strict=True) if end - len(pair) < count]
+        chosen.sort(key=len, reverse=True)
+        return [pick for pair in chosen for pick in pair][:count]
 
     def to_measure(self, count: int, weights: Mapping[str, int]) -> list[Pick]:
         """About ``count`` windows, of each bucket by its weight, and one at the least."""
