@@ -78,6 +78,7 @@ def load_dataset_config(args: argparse.Namespace) -> Config:
     fields = {
         "output.uri": f"{place.rstrip('/')}/benchmark-{time.time_ns():x}",
         "report.contact_sheet_windows": 0,
+        "report.page": False,
         "dataset.uri": args.dataset,
         "dataset.limit": args.limit,
     }

@@ -1,7 +1,6 @@
 """Making the page of a cache: gather, look, render; for a job, and at the end of a run."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -156,9 +155,15 @@ def _look(
     def leave_out(pick: Pick, why: str) -> None:
         left_out.append((last_part(pick.source["uri"]), shown(why)))
 
-    vae = load_vae(section, asked.storage)
-    config_of: Callable[[Pick], Config] = lambda pick: configs[pick.source["run_id"]]  # noqa: E731
-    looked = list(look(known, config_of, manifest.store, contract, vae, leave_out))
+    found = look(
+        known,
+        lambda pick: configs[pick.source["run_id"]],
+        manifest.store,
+        contract,
+        load_vae(section, asked.storage),
+        leave_out,
+    )
+    looked = list(found)
     note = ""
     if section.checkpoint is None:
         note = "The weights are random, so what is decoded is noise, and its PSNR tells nothing."

@@ -108,14 +108,15 @@ def text_of(origin: Origin, snapshot: Snapshot, checked: Sequence[Checked]) -> s
                 "status": _status(row),
                 "attempts": row["attempts"],
                 "size": f"{row['height']}x{row['width']}" if row["width"] else None,
-                "frames": row["frames_actual"],
+                "output frames": row["frames_actual"],
                 **_header(row),
             },
         )
     ]
     if origin.caption is not None:
         own = {n: v for n, v in origin.caption.items() if n not in _CAPTION_COLUMNS}
-        parts.append(_block("caption and columns", own))
+        if any(value is not None for value in own.values()):
+            parts.append(_block("caption and columns", own))
     if len(origin.attempts) > 1:
         lines = [
             f"  revision {r['revision']}: {_status(r)}, run {shown(r['run_id'])}, "
