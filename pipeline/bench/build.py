@@ -58,6 +58,7 @@ def bench_config(folder: Path) -> Config:
             "buckets": [{"height": height, "width": width} for height, width in sizes],
             "vae": {"random_seed": 0, "z_channels": 2, "device": "cpu", "widths": widths},
             "run": {"runner": "local"},
+            "report": {"page": False},
         }
     )
 
