@@ -35,8 +35,10 @@ ONCE = CommitProperties(max_commit_retries=0)
 
 
 def open_table(store: Store, name: str) -> DeltaTable:
-    """The newest version of a table that exists."""
-    return DeltaTable(store.table_uri(name), storage_options=store.delta_options())
+    """The newest version of a table that exists. Raises ``UserError``, as ``open_dataset`` does."""
+    table = DeltaTable(store.table_uri(name), storage_options=store.delta_options())
+    open_dataset(table)
+    return table
 
 
 def until_no_conflict(what: str, attempt: Callable[[], None], store: Store) -> None:
