@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     OVERFLOW = "overflow"
     INCOMPLETE = "incomplete"
+    LOST = "lost"
 
     @property
     def transient(self) -> bool:
@@ -46,6 +47,7 @@ _TRANSIENT = frozenset(
         Reason.SOURCE_CHANGED,
         Reason.HINT_MISMATCH,  # the hints may have been corrected
         Reason.INCOMPLETE,
+        Reason.LOST,
         Reason.TIMEOUT,  # the machine may have been busy
         Reason.CRASHED,  # it may have run out of memory
     }

@@ -32,7 +32,12 @@ def verdicts(sources: pa.Table) -> pa.Table:
 
 
 def live_generations(sources: pa.Table, contract_id: str) -> pa.Table:
-    """source_id and generation of every source that has one to read.
+    """source_id and generation of every source that has one to read (``live_rows``)."""
+    return live_rows(sources, contract_id).select(["source_id", "generation"])
+
+
+def live_rows(sources: pa.Table, contract_id: str) -> pa.Table:
+    """The rows of ``sources`` that tell of the generations to be read, one a source.
 
     A generation is live when it is the newest complete one (``ok``) under the contract, and no
     ``skipped`` verdict or tombstone came after it. A later failure leaves it live: a source
@@ -41,7 +46,7 @@ def live_generations(sources: pa.Table, contract_id: str) -> pa.Table:
     found = verdicts(sources)
     ours = pc.or_(pc.equal(found["contract_id"], contract_id), pc.equal(found["status"], "removed"))
     newest = newest_by_source(found.filter(ours))
-    return newest.filter(pc.equal(newest["status"], "ok")).select(["source_id", "generation"])
+    return newest.filter(pc.equal(newest["status"], "ok"))
 
 
 def explode(segments: pa.Table) -> pa.Table:

@@ -22,16 +22,19 @@ _PIECE_BYTES = 32 << 20
 
 
 class RangedRows:
-    """Rows with a column ``source_id``, added in any order and read range by range.
+    """Rows with a column of hexadecimal ids, added in any order and read range by range.
 
     They go to a temporary file without a name (which the system removes, even when the process is
     killed) whenever some megabytes have come together; few rows never leave memory. A context
     manager.
     """
 
-    def __init__(self, schema: pa.Schema, piece_bytes: int = _PIECE_BYTES) -> None:
-        """``piece_bytes`` are gathered in memory before they are written."""
+    def __init__(
+        self, schema: pa.Schema, piece_bytes: int = _PIECE_BYTES, key: str = "source_id"
+    ) -> None:
+        """``piece_bytes`` are gathered in memory before they are written; ``key`` has the ids."""
         self.schema = schema
+        self._key = key
         self.num_rows = 0
         self._piece_bytes = piece_bytes
         self._file = _temporary_file()  # closed by __exit__
@@ -65,7 +68,7 @@ class RangedRows:
         self._arranged = None
         if self._waiting_bytes >= self._piece_bytes:
             try:
-                self._write(*_arrange(pa.concat_tables(self._waiting)))
+                self._write(*_arrange(pa.concat_tables(self._waiting), self._key))
             except OSError as error:
                 held = os.fstat(self._file.fileno()).st_size
                 with contextlib.suppress(OSError):  # closing writes what is buffered
@@ -80,7 +83,8 @@ class RangedRows:
     def read(self, span: range) -> pa.Table:
         """All rows of the ranges of a span, within 0 and ``RANGES``, as one chunk."""
         if self._arranged is None:
-            self._arranged = _arrange(pa.concat_tables([self.schema.empty_table(), *self._waiting]))
+            rows = pa.concat_tables([self.schema.empty_table(), *self._waiting])
+            self._arranged = _arrange(rows, self._key)
         table, bounds = self._arranged
         found = [self._read_piece(places, n) for places in self._places for n in span]
         last = table.slice(bounds[span.start], bounds[span.stop] - bounds[span.start])
@@ -120,9 +124,9 @@ def spans(rows: int) -> list[range]:
     return [range(at, min(at + step, RANGES)) for at in range(0, RANGES, step)]
 
 
-def _arrange(table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+def _arrange(table: pa.Table, key: str) -> tuple[pa.Table, npt.NDArray[np.int64]]:
     """Rows sorted by range, and the first row of each range (and the end)."""
-    digits = pc.utf8_slice_codeunits(table["source_id"], 0, 2)
+    digits = pc.utf8_slice_codeunits(table[key], 0, 2)
     ranges = pc.index_in(digits, _DIGITS).to_numpy().astype(np.uint8)
     order = np.argsort(ranges, kind="stable")
     bounds = np.searchsorted(ranges[order], np.arange(RANGES + 1))

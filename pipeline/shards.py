@@ -17,6 +17,7 @@ import safetensors.numpy
 from pipeline.contract import Contract
 from pipeline.identity import stable_hash
 from pipeline.packs import SegmentInfo
+from pipeline.row_statistics import to_text
 from pipeline.storage import Store
 
 ROW_GROUP_ROWS = 8
@@ -68,6 +69,7 @@ def _safetensors(shard: Shard) -> bytes:
         "contract_id": shard.contract.contract_id,
         "bucket": shard.bucket,
         "sample_ids": json.dumps([i for s in shard.segments for i in s.sample_ids]),
+        "statistics": to_text(shard.tensors),
     }
     tensors = {name: np.ascontiguousarray(t) for name, t in shard.tensors.items()}
     return safetensors.numpy.save(tensors, metadata)
@@ -98,7 +100,11 @@ def _parquet(shard: Shard) -> bytes:
         columns[f"{prefix}_shape"] = [list(tensor.shape[1:])] * len(tensor)
         columns[f"{prefix}_dtype"] = [str(tensor.dtype)] * len(tensor)
     table = pa.table(columns).replace_schema_metadata(
-        {"contract": shard.contract.to_json(), "contract_id": shard.contract.contract_id}
+        {
+            "contract": shard.contract.to_json(),
+            "contract_id": shard.contract.contract_id,
+            "statistics": to_text(shard.tensors),
+        }
     )
     sink = io.BytesIO()
     binary = [name for name in table.column_names if name.endswith("_bytes")]

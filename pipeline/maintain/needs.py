@@ -48,17 +48,19 @@ def current_shards(manifest: Manifest) -> tuple[set[str], set[str]]:
     alive = pa.array([], pa.string())
     if contract is not None:
         alive = _array(live_generations(sources, contract.contract_id)["generation"])
+    needed = pc.or_(pc.is_in(segments["generation"], alive), unfinished(sources, segments))
+    wanted = set(pc.unique(segments["shard"].filter(needed)).to_pylist())
+    return wanted, set(pc.unique(segments["shard"]).to_pylist()) - wanted
+
+
+def unfinished(sources: pa.Table, segments: pa.Table) -> pa.ChunkedArray:
+    """Which segments were committed after the last verdict on their source, or without one."""
     ended = sources.filter(pc.is_in(sources["status"], pa.array(_VERDICTS)))
     last = ended.group_by("source_id").aggregate([("committed_at", "max")])
     verdict = last["committed_at_max"].take(
         pc.index_in(segments["source_id"], _array(last["source_id"]))
     )
-    needed = pc.or_(
-        pc.is_in(segments["generation"], alive),
-        pc.fill_null(pc.greater(segments["committed_at"], verdict), True),
-    )
-    wanted = set(pc.unique(segments["shard"].filter(needed)).to_pylist())
-    return wanted, set(pc.unique(segments["shard"]).to_pylist()) - wanted
+    return pc.fill_null(pc.greater(segments["committed_at"], verdict), True)
 
 
 def _array(column: pa.ChunkedArray | pa.Array) -> pa.Array:

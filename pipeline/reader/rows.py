@@ -106,7 +106,7 @@ class RowReader:
                     begin = chunk.data_page_offset
                     ranges.append((begin, begin + chunk.total_compressed_size))
         parts = [(a, self._bytes(path, a, b)) for a, b in merge(ranges, gap=_NEAR)]
-        file = pq.ParquetFile(pa.PythonFile(_Parts(parts), mode="r"), metadata=metadata)
+        file = pq.ParquetFile(pa.PythonFile(Parts(parts), mode="r"), metadata=metadata)
         table = file.read_row_groups(list(groups), columns=sorted(wanted), use_threads=False)
         table = table.slice(first - groups[0] * ROW_GROUP_ROWS, count)
         return {
@@ -171,7 +171,7 @@ def _advise(mapped: mmap.mmap, begin: int, end: int, advice: int) -> None:
             return
 
 
-class _Parts:
+class Parts:
     """Parts of a file, as much of a file as pyarrow needs to read column chunks."""
 
     closed = False
@@ -181,15 +181,18 @@ class _Parts:
         self._at = 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a byte; from the end (2) counts from that of the last part."""
         if whence == 2:
             offset += max(begin + len(data) for begin, data in self._parts)
         self._at = offset
         return offset
 
     def tell(self) -> int:
+        """The byte that comes next."""
         return self._at
 
     def read(self, count: int = -1) -> bytes:
+        """Bytes of one part. Raises ``ValueError`` for what is in none."""
         for begin, data in self._parts:
             if begin <= self._at < begin + len(data):
                 found = bytes(data[self._at - begin :][: None if count < 0 else count])
@@ -198,4 +201,5 @@ class _Parts:
         raise ValueError(f"byte {self._at} was not fetched")
 
     def close(self) -> None:
+        """Nothing is open."""
         return None

@@ -1,0 +1,138 @@
+"""Verify a cache: read its shards back, and compare them with its tables.
+
+Examples:
+  python jobs/verify_cache.py output/demo
+  python jobs/verify_cache.py s3://bucket/latents --sample 200 --seed 7 --out damage.json
+  python jobs/verify_cache.py output/demo --repair
+
+Without --repair nothing is changed. With it, damaged segments are marked lost, and the next run of
+encode_dataset.py encodes exactly those again. Credentials come from the environment. Exit codes:
+0 sound, or all damage was marked; 1 usage, or it cannot be done; 3 damaged.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.cli import Parser, positive
+from pipeline.config import StorageConfig
+from pipeline.errors import UserError
+from pipeline.explain import explained
+from pipeline.leases import RANGES, Leases
+from pipeline.maintain.republish import new_maintenance_id
+from pipeline.manifest import Manifest
+from pipeline.storage import Store
+from pipeline.verify.repair import Repaired, repair
+from pipeline.verify.run import Asked, Verification, verify
+from pipeline.verify.text import repair_text, totals, verification_text
+
+EXIT_SOUND = 0
+EXIT_USAGE = 1
+EXIT_DAMAGED = 3
+
+_TELL_SECONDS = 30.0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(
+        prog="verify_cache.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("uri", metavar="URI", help="root of the cache: a path or s3://…")
+    parser.add_argument(
+        "--sample", metavar="N", type=positive, help="read N segments only (default: all)"
+    )
+    parser.add_argument(
+        "--seed", metavar="S", type=int, default=0, help="draws the sample (default: 0)"
+    )
+    parser.add_argument(
+        "--snapshot",
+        metavar="N",
+        type=int,
+        help="this snapshot alone (default: the newest, and what was committed since)",
+    )
+    parser.add_argument("--repair", action="store_true", help="mark damaged segments lost")
+    parser.add_argument("--out", metavar="FILE", help="write the list of what is wrong as JSON")
+    store = parser.add_argument_group("S3-compatible stores")
+    store.add_argument("--endpoint-url", metavar="URL", help="default: AWS_ENDPOINT_URL")
+    store.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Verify, and repair if asked to; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    if args.repair and args.snapshot is not None:
+        parser.error("--repair works on the newest state: leave --snapshot out")
+    try:
+        storage = _storage(args)
+        manifest = Manifest(Store(args.uri, storage))
+        with explained(manifest.store.uri, "used"):
+            if manifest.contract() is None:
+                raise UserError(f"{manifest.store.uri}: there is no cache here; check the URI")
+            return _run(manifest, args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _storage(args: argparse.Namespace) -> StorageConfig:
+    try:
+        return StorageConfig(endpoint_url=args.endpoint_url, region=args.region)
+    except ValidationError as error:
+        raise UserError(f"--endpoint-url {error.errors()[0]['msg']}") from error
+
+
+def _run(manifest: Manifest, args: argparse.Namespace) -> int:
+    found = verify(manifest, Asked(args.snapshot, args.sample, args.seed), _Progress())
+    print(verification_text(found))
+    if args.out:
+        _write(Path(args.out), found)
+    done: Repaired | None = None
+    if args.repair and not found.sound:
+        run_id = new_maintenance_id("repair")
+        with Leases(manifest.store, run_id) as leases:
+            leases.take(RANGES, _tell_of_waiting)
+            done = repair(manifest, found.findings, run_id, leases.check)
+        print(repair_text(done))
+    print(totals(found, done))
+    left = not found.sound if done is None else bool(done.left)
+    return EXIT_DAMAGED if left else EXIT_SOUND
+
+
+class _Progress:
+    """Tells now and then how many shards were read."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if time.monotonic() - self._told >= _TELL_SECONDS:
+            print(f"{done} shards were read", file=sys.stderr)
+            self._told = time.monotonic()
+
+
+def _tell_of_waiting(name: str, holder: str) -> None:
+    print(f"waiting for run {holder}, which holds range {name} of the sources", file=sys.stderr)
+
+
+def _write(path: Path, found: Verification) -> None:
+    try:
+        path.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"--out {path}: {error.strerror}; name a file that can be written"
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
