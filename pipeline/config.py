@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from pipeline.buckets import Bucket, ResizeFilter, ResizePolicy
+from pipeline.config_canary import Canary, Decibels
 from pipeline.config_decode import DecodeConfig
 from pipeline.config_types import ByteSize, Section, parse_bytes
 from pipeline.errors import UserError
@@ -284,6 +285,8 @@ class Config(Section):
     run: RunConfig = RunConfig()
     forecast: ForecastConfig = ForecastConfig()
     report: ReportConfig = ReportConfig()
+    canary: Canary = "auto"
+    canary_psnr: Decibels = 20
     max_failure_rate: float = Field(default=0.05, ge=0, le=1)
     stop_early_sources: int | None = Field(default=200, ge=1)
     max_attempts: int = Field(default=3, ge=1)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from pipeline.canary import check_fidelity
 from pipeline.catalog import Catalog, read_catalog
 from pipeline.cells import Cell, CellWork, count_cells, make_cells
 from pipeline.commit import Committer
@@ -149,6 +150,7 @@ class _Job:
 
     def work(self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast) -> int:
         """Everything that changes the cache; returns the exit code."""
+        print(check_fidelity(self.config, plan.units, recipe, self.runner), file=sys.stderr)
         self.begin(contract, plan, forecast)
         measured = measured_before(self.manifest)
         cells = self.divide(plan, recipe, forecast, measured)
@@ -326,9 +328,7 @@ class _Job:
     def publish_now_and_then(self, contract: Contract, committer: Committer) -> None:
         """Publish what is complete so far, every ``run.publish_seconds``."""
         every = self.config.run.publish_seconds
-        if (
-            self.options.overwrite
-        ):  # the next snapshot may keep another contract: whole or not at all
+        if self.options.overwrite:  # the contract may change: whole or not at all
             return
         if every is not None and time.monotonic() - self.published >= every:
             committer.commit()

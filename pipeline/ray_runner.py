@@ -5,14 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import ray
 
+from pipeline.canary import TRIED_UNITS, CanaryReport, run_canary
 from pipeline.cells import Cell, CellWork
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.graph import DECODE_CPUS, WRITE_CPUS, configure_context, execute
+from pipeline.graph import DECODE_CPUS, WRITE_CPUS, configure_context, execute, user_errors
 from pipeline.measured import NOTHING, Decode, Measured, choose_decode
 from pipeline.plan import ProbeAnswer
 from pipeline.recipe import Recipe
@@ -90,6 +91,30 @@ class RayRunner:
         answers = ray.get([probe_chunk.remote(chunk) for chunk in chunks])
         return [answer for chunk in answers for answer in chunk]
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether encoders ask for GPUs."""
+        return self.config.vae.device != "cpu" and self.config.run.gpus_per_encoder > 0
+
+    def canary(self, units: Sequence[Unit], recipe: Recipe) -> CanaryReport | None:
+        """Run it in an actor with the resources of an encoder, which ends with it.
+
+        Raises ``UserError`` when a local cluster has no room for the run.
+        """
+        self._join()
+        self._check_room("stage", cells=1)
+        run = self.config.run
+        actor: Any = ray.remote(_Canary).options(
+            num_gpus=run.gpus_per_encoder, num_cpus=max(run.cpus_per_encoder, DECODE_CPUS)
+        )
+        canary = actor.remote(self.config, recipe, self._make_encoder)
+        try:
+            with user_errors():
+                report: CanaryReport | None = ray.get(canary.look.remote(units[:TRIED_UNITS]))
+            return report
+        finally:
+            ray.kill(canary)
+
     def _check_room(self, decode: Decode, cells: int) -> None:
         """Whether encoders and one task of each other kind fit, or the run would wait forever.
 
@@ -152,6 +177,16 @@ class RayRunner:
         decode = choose_decode(self.config, measured, _store_bytes())
         self._check_room(decode, cells)
         return decode
+
+
+class _Canary:
+    """The actor of ``RayRunner.canary``."""
+
+    def __init__(self, config: Config, recipe: Recipe, make_encoder: MakeEncoder) -> None:
+        self._config, self._recipe, self._make_encoder = config, recipe, make_encoder
+
+    def look(self, units: Sequence[Unit]) -> CanaryReport | None:
+        return run_canary(self._config, units, self._recipe, self._make_encoder)
 
 
 def _store_bytes() -> float:

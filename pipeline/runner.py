@@ -5,7 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
+import torch
 
+from pipeline.canary import CanaryReport, RunsCanary, run_canary
 from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.isolated import choice as isolated
@@ -20,7 +22,7 @@ from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.units import Unit
 
 
-class Runner(Protocol):
+class Runner(RunsCanary, Protocol):
     """Runs the stages over a plan; what it yields is durable but not committed."""
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
@@ -58,6 +60,15 @@ class LocalRunner:
         """Probe in threads."""
         with ThreadPoolExecutor(self.config.run.probe_tasks) as pool:
             return list(pool.map(lambda file: probe_file(file[0], file[1], self.config), files))
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether the encoder is on a CUDA device."""
+        return self.config.vae.device != "cpu" and torch.cuda.is_available()
+
+    def canary(self, units: Sequence[Unit], recipe: Recipe) -> CanaryReport | None:
+        """Run it in this process."""
+        return run_canary(self.config, units, recipe, self._make_encoder)
 
     def run(
         self,
