@@ -19,6 +19,7 @@ from pipeline.coverage import NOTHING_HELD, committed_coverage
 from pipeline.leases import Fence
 from pipeline.manifest import Manifest
 from pipeline.measured import Measured
+from pipeline.metrics import SILENT, Meter
 from pipeline.recipe import Recipe
 from pipeline.sources import SourcePlan
 from pipeline.stages.write import Written
@@ -150,7 +151,7 @@ class CellRun:
     methods may be called beside it.
     """
 
-    def __init__(self, work: CellWork, cell: Cell, before: Tally) -> None:
+    def __init__(self, work: CellWork, cell: Cell, before: Tally, meter: Meter = SILENT) -> None:
         """``before`` tells how sources ended that the cell does not have any more."""
         self._store = work.store
         self._committer = Committer(
@@ -160,6 +161,7 @@ class CellRun:
             {source.source_id: source for source in cell.sources},
             cell.config.run.commit_seconds,
             guard=work.fence.check,
+            meter=meter,
         )
         self._committer.tally.merge(before)
         self._lock = threading.Lock()

@@ -15,6 +15,7 @@ from pipeline.effort import Efforts
 from pipeline.errors import Reason, printable
 from pipeline.identity import stable_hash
 from pipeline.manifest import Guard, Manifest, now, unguarded
+from pipeline.metrics import BYTES_WRITTEN, COMMIT, QUEUE, SILENT, Meter
 from pipeline.packs import Event, facts_from_json, facts_to_json
 from pipeline.schema import SAMPLES, SOURCES
 from pipeline.sources import SourcePlan
@@ -101,9 +102,10 @@ class Committer:
         commit_seconds: float,
         carried: pa.Table | None = None,
         guard: Guard = unguarded,
+        meter: Meter = SILENT,
     ) -> None:
         """``carried`` are rows of ``samples`` that the plan gives to new generations; ``guard`` is
-        called before each commit.
+        called before each commit, and ``meter`` is told of it.
         """
         self.tally = Tally()
         self._manifest = manifest
@@ -111,9 +113,11 @@ class Committer:
         self._contract_id = contract_id
         self._seconds = commit_seconds
         self._guard = guard
+        self._meter = meter
         self._last = time.monotonic()
         self._open: dict[str, _Open] = {}
         self._segments: list[Mapping[str, Any]] = []
+        self._waiting = 0
         self._ends: list[dict[str, Any]] = []
         self._carried = SAMPLES.empty_table() if carried is None else carried
         for plan in sources.values():
@@ -138,6 +142,7 @@ class Committer:
         """Take one write result; commits when the last time is ``commit_seconds`` ago."""
         self.tally.shards += len(written.shards)
         self.tally.bytes += sum(written.shards.values())
+        self._meter.add(BYTES_WRITTEN, sum(written.shards.values()))
         for segment in written.segments:
             self._segments.append(segment)
             self.tally.windows += segment["windows"]
@@ -150,6 +155,8 @@ class Committer:
             self._note(event)
         for effort in written.efforts:
             self.tally.efforts.add(effort)
+        self._waiting += sum(s["windows"] for s in [*written.segments, *written.kept])
+        self._meter.set(QUEUE, self._waiting, queue="commit")
         if time.monotonic() - self._last >= self._seconds:
             self.commit()
 
@@ -219,7 +226,9 @@ class Committer:
 
     def commit(self) -> None:
         """Append what has been gathered: first the segments, then the ended sources."""
-        if self._carried.num_rows or self._segments or self._ends:
+        begun = time.monotonic()
+        anything = self._carried.num_rows or self._segments or self._ends
+        if anything:
             self._guard()
         at = now()
         for batch in self._carried.to_batches(max_chunksize=_CARRIED_ROWS):
@@ -230,6 +239,10 @@ class Committer:
         self._manifest.append("sources", [{**end, "committed_at": at} for end in self._ends])
         self._ends = []
         self._last = time.monotonic()
+        if anything:
+            self._meter.observe(COMMIT, self._last - begun)
+        self._waiting = 0
+        self._meter.set(QUEUE, 0, queue="commit")
 
     def _append_segments(self, segments: Sequence[Mapping[str, Any]], at: datetime) -> None:
         stamp = {"run_id": self._run_id, "committed_at": at}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,10 +22,14 @@ class Encoded:
     """Latents of n windows by statistic, each ``[n, t, C, h, w]`` in the stored dtype.
 
     ``bad`` names the windows whose numbers must not be stored, by row, with the reason.
+    ``calls`` are the windows of each call of the VAE, and ``backoffs`` tells how often memory ran
+    out.
     """
 
     tensors: dict[str, np.ndarray]
     bad: dict[int, Reason]
+    calls: tuple[int, ...] = ()
+    backoffs: int = 0
 
 
 class WindowEncoder:
@@ -67,7 +71,8 @@ class WindowEncoder:
         shape = (frames.shape[1], frames.shape[2], frames.shape[3])
         waiting: deque[Fetched] = deque()
         done: list[dict[str, np.ndarray]] = []
-        first = 0
+        calls: list[int] = []
+        first = backoffs = 0
         while first < len(frames) or waiting:
             if first == len(frames) or len(waiting) == _IN_FLIGHT:
                 done.append(waiting.popleft().wait())
@@ -78,10 +83,12 @@ class WindowEncoder:
                 done.extend(fetched.wait() for fetched in waiting)
                 waiting.clear()
                 self.room.shrink(shape, len(frames[part]))
+                backoffs += 1
                 continue
             waiting.append(launched)
+            calls.append(len(frames[part]))
             first = min(part.stop, len(frames))
-        return self._joined(done)
+        return replace(self._joined(done), calls=tuple(calls), backoffs=backoffs)
 
     def _try(self, frames: np.ndarray, sample_ids: list[str]) -> Fetched | None:
         """Launch one micro-batch; None where memory ran out (its error would hold on to some)."""

@@ -20,6 +20,7 @@ from pipeline.stages.in_actor import (
     decoders_beside,
     threads_of_an_encoder,
 )
+from pipeline.stages.ray_meter import RayMeter
 from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.units import Unit
 
@@ -49,7 +50,12 @@ def make_graph(
     rows = ray.data.from_items(
         [{UNIT: unit.to_json()} for unit in units], override_num_blocks=len(units)
     )
-    arguments = {"config": config, "recipe": recipe, "make_encoder": make_encoder}
+    arguments = {
+        "config": config,
+        "recipe": recipe,
+        "make_encoder": make_encoder,
+        "meter": RayMeter(),
+    }
     encoded = (_in_actor if decode == "in_actor" else _in_stages)(rows, config, arguments)
     return encoded.map_batches(
         make_write_fn(config, recipe), batch_size=packs_per_shard, num_cpus=WRITE_CPUS
@@ -62,7 +68,7 @@ def _in_stages(
     """Decode in tasks; frames go to the encoders through the object store."""
     run = config.run
     return rows.map_batches(
-        make_decode_fn(config, arguments["recipe"]),
+        make_decode_fn(config, arguments["recipe"], arguments["meter"]),
         batch_size=1,
         num_cpus=DECODE_CPUS,
         max_calls=_CODEC_RECYCLE_CALLS,

@@ -2,11 +2,9 @@
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,16 +17,19 @@ from pipeline.commit import Committer
 from pipeline.config import Config
 from pipeline.contract import Contract, ContractError
 from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
+from pipeline.installed import installed_versions
 from pipeline.leases import Fence, LeaseLostError, Leases
+from pipeline.logs import LogFormat, fail, logging_to_stderr, tell, warn
 from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.measured import Measured, measured_before
+from pipeline.metrics import Command, RunState
 from pipeline.page.make import write_reports
 from pipeline.plan import Plan, ProbeAnswer, make_plan
+from pipeline.progress import ProgressLine
 from pipeline.quarantine import TooManyFailuresError, check_failures, tell_quarantine
 from pipeline.reader.build import publish_with_index
 from pipeline.recipe import Recipe
 from pipeline.report import (
-    ProgressLine,
     RunReport,
     plan_json,
     plan_text,
@@ -46,8 +47,6 @@ EXIT_FAILURES = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
-_RECORDED_PACKAGES = ("t2v-latents", "av", "deltalake", "numpy", "pyarrow", "ray", "torch")
-
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
@@ -60,6 +59,8 @@ class JobOptions:
     plan_only: bool = False
     overwrite: bool = False
     retry_failed: bool = False
+    log_format: LogFormat = "text"
+    command: Command = "encode_dataset"
 
 
 def run_job(
@@ -72,7 +73,11 @@ def run_job(
     """
     try:
         config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
-        with _runner(config, make_encoder) as runner, _sigterm_raises():
+        with (
+            logging_to_stderr(options.log_format),
+            _runner(config, make_encoder) as runner,
+            _sigterm_raises(),
+        ):
             return _Job(config, options, runner).run()
     except Terminated:
         return EXIT_TERMINATED
@@ -163,6 +168,7 @@ class _Job:
             self.config.run.commit_seconds,
             plan.carried,
             self.guard,
+            self.runner.meter,
         )
         try:
             rate = self.execute(plan, recipe, forecast, committer, cells, measured)
@@ -173,7 +179,7 @@ class _Job:
         except TooManyFailuresError as stop:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, rate=None)
-            print(stop, file=sys.stderr)
+            fail(str(stop))
             return EXIT_FAILURES
         except LeaseLostError:
             raise
@@ -188,10 +194,9 @@ class _Job:
         report = self.finish("finished", plan, committer, contract, snapshot.number, rate or known)
         failed = report.sources["failed"] / report.sources["total"]
         if failed > self.config.max_failure_rate:
-            print(
+            fail(
                 f"{report.sources['failed']} of {report.sources['total']} sources failed: more "
-                f"than max_failure_rate {self.config.max_failure_rate}",
-                file=sys.stderr,
+                f"than max_failure_rate {self.config.max_failure_rate}"
             )
             return EXIT_FAILURES
         return EXIT_DONE
@@ -200,10 +205,9 @@ class _Job:
         """The configuration's contract; refuses a cache that keeps another one."""
         wanted = make_contract(self.config)
         if self.config.vae.checkpoint is None:
-            print(
-                "warning: the VAE's weights are random (vae.random_seed): good for a demo or a "
-                "test, worthless for training; set vae.checkpoint to vae_v2.safetensors",
-                file=sys.stderr,
+            warn(
+                "the VAE's weights are random (vae.random_seed): good for a demo or a test, "
+                "worthless for training; set vae.checkpoint to vae_v2.safetensors"
             )
         found = self.manifest.contract()
         holds_nothing = self.manifest.version("samples") is None
@@ -221,11 +225,11 @@ class _Job:
     def list_sources(self) -> Catalog:
         catalog = read_catalog(self.config, keep=not self.options.plan_only)
         for note in catalog.notes:
-            print(f"dataset: {note}", file=sys.stderr)
+            tell(f"dataset: {note}")
         return catalog
 
     def tell_of_waiting(self, name: str, holder: str) -> None:
-        print(f"waiting for run {holder}, which holds range {name} of the sources", file=sys.stderr)
+        tell(f"waiting for run {holder}, which holds range {name} of the sources")
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
         """Probe files, each once a run however often it plans."""
@@ -269,7 +273,8 @@ class _Job:
             return None
         packs = packs_per_shard(self.config, recipe.contract, forecast, plan.packs)
         begun, tally = time.monotonic(), committer.tally
-        with ProgressLine(forecast.windows) as progress:
+        meter, form = self.runner.meter, self.options.log_format
+        with ProgressLine(forecast.windows, meter, form) as progress:
             if cells:
                 committer.commit()  # what is carried over is there for all cells
                 self.supervise(cells, recipe, packs, measured, committer, progress)
@@ -337,7 +342,7 @@ class _Job:
 
     def finish(
         self,
-        state: str,
+        state: RunState,
         plan: Plan,
         committer: Committer,
         contract: Contract,
@@ -362,6 +367,7 @@ class _Job:
         if tally.efforts.packs:
             told["driver_seconds_per_pack"] = tally.driver_seconds / tally.efforts.packs
         self.record(state, contract, json.dumps(told))
+        self.runner.tell_end(self.options.command, state)
         if snapshot is not None:
             write_reports(self.config, self.manifest, snapshot, self.run_id)
         listed = tell_quarantine(self.manifest, plan.quarantined, tally, self.run_id, self.config)
@@ -374,7 +380,6 @@ class _Job:
 
     def record(self, state: str, contract: Contract, report: str) -> None:
         """Append to the table ``runs``."""
-        versions = {name: _version(name) for name in _RECORDED_PACKAGES}
         self.manifest.append(
             "runs",
             [
@@ -385,14 +390,7 @@ class _Job:
                     "config": self.config.model_dump_json(),
                     "contract_id": contract.contract_id,
                     "report": report,
-                    "versions": json.dumps(versions),
+                    "versions": json.dumps(installed_versions()),
                 }
             ],
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -11,7 +11,6 @@ import datetime
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from typing import Any, Self
 
 from pipeline.errors import UserError
 from pipeline.explain import explained
+from pipeline.logs import warn
 from pipeline.manifest import now
 from pipeline.storage import STORE_ERRORS, Store
 
@@ -225,10 +225,9 @@ class Leases:
             if token is not None and _newest(self._hasty, name) == token:
                 self._hasty.write(_path(name, token), self._lease(token, released).to_json())
         except STORE_ERRORS as error:
-            print(
-                f"warning: the lease on range {name} of the sources could not be "
-                f"{'released' if released else 'renewed'}: {type(error).__name__}: {error}",
-                file=sys.stderr,
+            warn(
+                f"the lease on range {name} of the sources could not be "
+                f"{'released' if released else 'renewed'}: {type(error).__name__}: {error}"
             )
 
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -14,12 +14,15 @@ from pipeline.cells import Cell, CellWork
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.graph import DECODE_CPUS, WRITE_CPUS, configure_context, execute, user_errors
+from pipeline.logs import warn
 from pipeline.measured import NOTHING, Decode, Measured, choose_decode
+from pipeline.metrics import ENDED, Command, Meter, RunState
 from pipeline.plan import ProbeAnswer
 from pipeline.recipe import Recipe
 from pipeline.runner import LocalRunner, probe_file
 from pipeline.stages.encode import MakeEncoder, make_vae_encoder
 from pipeline.stages.in_actor import decoders_beside
+from pipeline.stages.ray_meter import RayMeter
 from pipeline.stages.write import Written
 from pipeline.supervise import CELL_CPUS, Supervisor
 from pipeline.units import Unit
@@ -43,6 +46,7 @@ class RayRunner:
 
     def __init__(self, config: Config, make_encoder: MakeEncoder = make_vae_encoder) -> None:
         self.config = config
+        self.meter: Meter = RayMeter()
         self._make_encoder = make_encoder
         self._joined = False
 
@@ -52,6 +56,21 @@ class RayRunner:
     def __exit__(self, *_: object) -> None:
         if self._joined:
             ray.shutdown()
+
+    def tell_end(self, command: Command, state: RunState) -> None:
+        """Have the metrics of a cluster that was there before say when a run ended.
+
+        For this a run with nothing to do joins it, too.
+        """
+        if not os.environ.get("RAY_ADDRESS"):
+            return
+        try:
+            self._join()
+        except (OSError, RuntimeError) as error:
+            warn(f"the cluster cannot be told that the run ended: {error}")
+            return
+        cache = self.config.output.uri
+        self.meter.add(ENDED, time.time(), command=command, state=state, cache=cache)
 
     def _join(self) -> None:
         if ray.is_initialized():
@@ -144,7 +163,7 @@ class RayRunner:
         )
         if not os.environ.get("RAY_ADDRESS"):
             raise UserError(message)
-        print(f"warning: {message}; waiting for more nodes", file=sys.stderr)
+        warn(f"{message}; waiting for more nodes")
 
     def run(
         self,

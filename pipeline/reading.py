@@ -44,6 +44,8 @@ class Source:
         self._version = version
         self._pinned = version()
         self._protocol = protocol_of(uri)
+        self.bytes_read = 0
+        """Bytes that ``read`` returned."""
 
     def expect(self, version: str) -> None:
         """Refuse the file when its version is not the planned one."""
@@ -66,6 +68,7 @@ class Source:
             raise source_error(self._uri, error) from error
         if self._protocol == "file":
             self.verify()
+        self.bytes_read += len(data)
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

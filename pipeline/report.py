@@ -1,30 +1,13 @@
-"""What a run says of itself: the plan, its progress, the summary and the closing JSON object."""
+"""What a run says of itself: the plan, the summary and the closing JSON object."""
 
 import json
-import sys
-import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TextIO
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from dataclasses import dataclass
 
 from pipeline.commit import Tally
 from pipeline.forecast import Forecast, Rate
 from pipeline.plan import Plan
-
-_LINE_SECONDS = 10.0
+from pipeline.progress import human_seconds
 
 
 def human_bytes(count: float) -> str:
@@ -34,14 +17,6 @@ def human_bytes(count: float) -> str:
             return f"{count:.3g} {unit}" if count < 999.5 else f"{count:.0f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
-
-
-def human_seconds(seconds: float) -> str:
-    """``7500`` as ``2 h 5 min``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def plan_text(plan: Plan, forecast: Forecast) -> str:
@@ -166,71 +141,3 @@ def summary_text(
     for name, count in tally.reasons.most_common():
         lines.append(f"  {count} {name}, e.g. {tally.examples[name]}")
     return "\n".join(lines)
-
-
-@dataclass
-class ProgressLine:
-    """Windows done of windows expected: a live bar on a terminal, else a line every 10 seconds."""
-
-    total: int
-    stream: TextIO = field(default_factory=lambda: sys.stderr)
-    _bar: Progress | None = None
-    _task: TaskID | None = None
-    _started: float = 0.0
-    _printed: float = 0.0
-    _tally: Tally = field(default_factory=Tally)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> "ProgressLine":
-        self._started = self._printed = time.monotonic()
-        if not self.stream.isatty():
-            threading.Thread(target=self._beat, daemon=True).start()
-        if self.stream.isatty():
-            self._bar = Progress(
-                TextColumn("encode"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("windows {task.fields[state]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(file=self.stream),
-            )
-            self._task = self._bar.add_task("encode", total=self.total, state="")
-            self._bar.start()
-        return self
-
-    def update(self, tally: Tally) -> None:
-        """Show the present state."""
-        self._tally = tally
-        state = ", ".join(f"{count} {name}" for name, count in sorted(tally.statuses.items()))
-        if self._bar is not None and self._task is not None:
-            done = tally.windows + tally.kept
-            total = max(self.total, done)
-            self._bar.update(self._task, completed=done, total=total, state=state)
-            return
-        moment = time.monotonic()
-        if moment - self._printed >= _LINE_SECONDS:
-            self._printed = moment
-            rate = tally.windows / (moment - self._started)
-            kept = f", kept {tally.kept}" if tally.kept else ""
-            print(
-                f"encoded {tally.windows}{kept} of about {self.total} windows, {rate:.2f}/s; "
-                f"sources: {state or 'none ended'}",
-                file=self.stream,
-                flush=True,
-            )
-
-    def _beat(self) -> None:
-        """Lines also while no result comes."""
-        while not self._stop.wait(_LINE_SECONDS):
-            self.update(self._tally)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        if self._bar is not None:
-            self._bar.stop()

@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.isolated import choice as isolated
 from pipeline.measured import NOTHING, Measured
+from pipeline.metrics import SILENT, Command, Meter, RunState
 from pipeline.packs import Batch
 from pipeline.plan import ProbeAnswer
 from pipeline.reading import open_source
@@ -24,6 +25,15 @@ from pipeline.units import Unit
 
 class Runner(RunsCanary, Protocol):
     """Runs the stages over a plan; what it yields is durable but not committed."""
+
+    @property
+    def meter(self) -> Meter:
+        """What metrics are told to."""
+        ...
+
+    def tell_end(self, command: Command, state: RunState) -> None:
+        """Have the metrics say that a run ended."""
+        ...
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
         """Header facts of files, given as (URI, pinned version or None), in the same order."""
@@ -54,7 +64,11 @@ class LocalRunner:
 
     def __init__(self, config: Config, make_encoder: MakeEncoder = make_vae_encoder) -> None:
         self.config = config
+        self.meter: Meter = SILENT
         self._make_encoder = make_encoder
+
+    def tell_end(self, command: Command, state: RunState) -> None:
+        """Nobody to tell."""
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
         """Probe in threads."""

@@ -31,7 +31,7 @@ class SimulatedEncoder:
         filled = np.empty(shape, self._contract.dtype)
         filled[:] = numbers.reshape(-1, 1, 1, 1, 1)
         time.sleep(max(0.0, until - time.perf_counter()))
-        return Encoded(dict.fromkeys(self._contract.tensors, filled), {})
+        return Encoded(dict.fromkeys(self._contract.tensors, filled), {}, (len(frames),))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Supervision of cells: starts their drivers, watches them, and replaces one that dies."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,9 +12,11 @@ from pipeline.commit import Tally
 from pipeline.errors import UserError
 from pipeline.forecast import window_seconds
 from pipeline.graph import configure_context, execute, user_errors
+from pipeline.logs import warn
 from pipeline.manifest import Manifest
 from pipeline.measured import Decode
 from pipeline.stages.encode import MakeEncoder
+from pipeline.stages.ray_meter import RayMeter
 from pipeline.tasks import make_units
 
 CELL_CPUS = 1.0
@@ -48,7 +49,7 @@ class CellDriver:
             cell, before = left_of(Manifest(work.store), work.run_id, cell)
         self._cell, self._work, self._store_bytes = cell, work, store_bytes
         self._make_encoder, self._decode = make_encoder, decode
-        self._run = CellRun(work, cell, before)
+        self._run = CellRun(work, cell, before, RayMeter())
 
     def run(self) -> Tally:
         """Do the work; returns what was done."""
@@ -167,7 +168,7 @@ class Supervisor:
                     driven.heard = ray.get(driven.asked)
                 except ray.exceptions.RayError as error:
                     # Its result tells as well, and there it is acted upon.
-                    print(f"warning: a cell's driver: {_first_line(error)}", file=sys.stderr)
+                    warn(f"a cell's driver: {_first_line(error)}")
                 driven.asked = None
 
     def _end(self, driven: _Driven, tally: Tally | None) -> None:
@@ -186,7 +187,7 @@ class Supervisor:
                 f"times in a row ({_first_line(death)}). What is committed stays; see Ray's logs, "
                 "then run again"
             ) from death
-        print(f"a cell's driver died and is replaced: {_first_line(death)}", file=sys.stderr)
+        warn(f"a cell's driver died and is replaced: {_first_line(death)}")
         if driven.heard is not None:  # but for how its sources ended: the next one reads that
             driven.heard.statuses.clear()
             driven.heard.reasons.clear()

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import metrics
 from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.errors import SourceError
 from pipeline.identity import sample_id, stable_hash
 from pipeline.isolated.choice import decode_file
 from pipeline.known import Place, cut, places
+from pipeline.metrics import SILENT, Meter
 from pipeline.packs import (
     FRAMES,
     Batch,
@@ -43,23 +45,25 @@ NO_FRAMES: Frames = np.zeros((0, 1, 16, 16, 3), dtype=np.uint8)
 """Stands where a pack carries no window at all: events and references alone."""
 
 
-def make_decode_fn(config: Config, recipe: Recipe) -> Callable[[Batch], Iterator[Batch]]:
+def make_decode_fn(
+    config: Config, recipe: Recipe, meter: Meter = SILENT
+) -> Callable[[Batch], Iterator[Batch]]:
     """The decode stage: a generator from units to packs, deterministic for its plan and bytes."""
 
     def decode(batch: Batch) -> Iterator[Batch]:
         for text in batch[UNIT]:
-            yield from _decode_unit(Unit.from_json(str(text)), config, recipe)
+            yield from _decode_unit(Unit.from_json(str(text)), config, recipe, meter)
 
     return decode
 
 
-def _decode_unit(unit: Unit, config: Config, recipe: Recipe) -> Iterator[Batch]:
-    packer = _Packer(dict(unit.packs), config.run.pack_bytes)
+def _decode_unit(unit: Unit, config: Config, recipe: Recipe, meter: Meter) -> Iterator[Batch]:
+    packer = _Packer(dict(unit.packs), config.run.pack_bytes, meter)
     for file in unit.files:
         tasks = {clip.source_id: clip for clip in file.clips}
         known = {clip.source_id: places(clip.known) for clip in file.clips}
         final: dict[str, list[Segment]] = {}  # held until the clip's frame count is known
-        for found in _decode_file(file, config, recipe):
+        for found in _decode_file(file, config, recipe, meter):
             task = tasks[found.key]
             if isinstance(found, ClipFailure):
                 packer.events.append(_failed(found, task))
@@ -77,16 +81,22 @@ def _decode_unit(unit: Unit, config: Config, recipe: Recipe) -> Iterator[Batch]:
 
 
 def _decode_file(
-    file: FileTask, config: Config, recipe: Recipe
+    file: FileTask, config: Config, recipe: Recipe, meter: Meter
 ) -> Iterator[Segment | ClipEnd | ClipFailure]:
     requests = [_request(clip, config) for clip in file.clips]
     frames = FrameRecipe(recipe.fps, recipe.grid, recipe.resize, recipe.filter)
     try:
         with open_source(file.uri, file.pinned_version, config.storage) as opened:
-            for found in decode_file(opened, requests, frames, config.decode):
-                if isinstance(found, ClipEnd):
-                    opened.verify()
-                yield found
+            try:
+                for found in decode_file(opened, requests, frames, config.decode):
+                    if isinstance(found, ClipEnd):
+                        opened.verify()
+                    elif isinstance(found, Segment):
+                        shown = found.frames.shape[0] * found.frames.shape[1]
+                        meter.add(metrics.FRAMES, shown)
+                    yield found
+            finally:
+                meter.add(metrics.BYTES_READ, opened.bytes_read)
     except SourceError as error:
         for clip in file.clips:
             yield ClipFailure(clip.source_id, error.reason, error.message)
@@ -166,6 +176,7 @@ class _Packer:
 
     sizes: Mapping[str, int]
     pack_bytes: int
+    meter: Meter
     events: list[Event] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
     open: dict[tuple[Bucket, int], list[tuple[Frames, SegmentInfo]]] = field(default_factory=dict)
@@ -177,6 +188,12 @@ class _Packer:
         for span, part in cut(info, known):
             if isinstance(part, Reference):
                 self.references.append(part)
+                self.meter.add(
+                    metrics.WINDOWS,
+                    part.segment.windows,
+                    status="kept",
+                    reason=metrics.NO_REASON,
+                )
             elif part.windows == info.windows:
                 yield from self.add(frames, part)
             else:  # a copy: the frames of known windows are not to wait with it

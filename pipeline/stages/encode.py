@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -11,11 +12,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pipeline import metrics
 from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.effort import Effort
 from pipeline.encode import Encoded, WindowEncoder
 from pipeline.errors import Reason
+from pipeline.metrics import SILENT, Meter
 from pipeline.packs import FRAMES, Batch, Event, PackMeta, SegmentInfo, rows, to_batch
 from pipeline.recipe import Recipe
 from pipeline.weights import load_encoder
@@ -48,9 +51,15 @@ class Encoder:
     """One replica of what encodes. Called with a batch of one pack; keeps nothing of it."""
 
     def __init__(
-        self, config: Config, recipe: Recipe, make_encoder: MakeEncoder = make_vae_encoder
+        self,
+        config: Config,
+        recipe: Recipe,
+        make_encoder: MakeEncoder = make_vae_encoder,
+        meter: Meter = SILENT,
     ) -> None:
         self.recipe = recipe
+        self._meter = meter
+        self._ended: float | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.encode = make_encoder(config, recipe)
         self._to_measure = config.report.speed_of_light
@@ -63,9 +72,13 @@ class Encoder:
             return to_batch(meta, dict.fromkeys(self.recipe.contract.tensors, nothing))
         frames = tensors[FRAMES]
         at, begun = time.time(), time.perf_counter()
+        if self._ended is not None:
+            self._meter.add(metrics.IDLE, begun - self._ended)
         encoded = self.encode(frames, meta.sample_ids)
         seconds = time.perf_counter() - begun
+        self._tell(encoded, seconds, len(frames))
         bare = self._measure_bare(frames, meta.sample_ids)
+        self._ended = time.perf_counter()
         effort = Effort(self.name, at, seconds, len(frames), frames.nbytes, bare)
         return to_batch(*_without_bad(replace(meta, effort=effort), encoded))
 
@@ -80,6 +93,17 @@ class Encoder:
         begun = time.perf_counter()
         self.encode(frames, sample_ids)
         return len(frames) / (time.perf_counter() - begun)
+
+    def _tell(self, encoded: Encoded, seconds: float, windows: int) -> None:
+        meter = self._meter
+        meter.add(metrics.BUSY, seconds)
+        good = windows - len(encoded.bad)
+        meter.add(metrics.WINDOWS, good, status="encoded", reason=metrics.NO_REASON)
+        for reason, count in Counter(encoded.bad.values()).items():
+            meter.add(metrics.WINDOWS, count, status="refused", reason=str(reason))
+        for call in encoded.calls:
+            meter.observe(metrics.MICRO_BATCH, call)
+        meter.add(metrics.BACKOFFS, encoded.backoffs)
 
 
 def _without_bad(meta: PackMeta, encoded: Encoded) -> tuple[PackMeta, dict[str, np.ndarray]]:

@@ -4,7 +4,8 @@ import threading
 from collections.abc import Iterator
 
 from pipeline.config import Config
-from pipeline.packs import Batch
+from pipeline.metrics import QUEUE, SILENT, Meter
+from pipeline.packs import FRAMES, Batch
 from pipeline.recipe import Recipe
 from pipeline.stages.decode import make_decode_fn
 from pipeline.stages.encode import Encoder, MakeEncoder, make_vae_encoder
@@ -21,18 +22,34 @@ class DecodingEncoder:
     """
 
     def __init__(
-        self, config: Config, recipe: Recipe, make_encoder: MakeEncoder = make_vae_encoder
+        self,
+        config: Config,
+        recipe: Recipe,
+        make_encoder: MakeEncoder = make_vae_encoder,
+        meter: Meter = SILENT,
     ) -> None:
-        self._decode = make_decode_fn(config, recipe)
-        self._encode = Encoder(config, recipe, make_encoder)
+        self._decode = make_decode_fn(config, recipe, meter)
+        self._encode = Encoder(config, recipe, make_encoder, meter)
         self._turn = threading.Lock()
+        self._meter = meter
+        self._waiting = 0
+        self._count = threading.Lock()
 
     def __call__(self, batch: Batch) -> Iterator[Batch]:
         """Packs of latents of a batch of units."""
         for pack in self._decode(batch):
+            windows = len(pack[FRAMES][0])
+            self._queue(windows)
             with self._turn:
+                self._queue(-windows)
                 encoded = self._encode(pack)
             yield encoded
+
+    def _queue(self, windows: int) -> None:
+        """Windows more, or fewer, wait for their turn."""
+        with self._count:
+            self._waiting += windows
+            self._meter.set(QUEUE, self._waiting, queue="encode")
 
 
 def decoders_beside(config: Config) -> int:

@@ -12,6 +12,7 @@ from helpers import (
 
 from pipeline.commit import Committer
 from pipeline.errors import Reason
+from pipeline.metrics import SILENT
 from pipeline.packs import Event, facts_to_json
 from pipeline.stages.write import Written
 
@@ -35,9 +36,9 @@ class Memory:
         return [row for name, rows in self.appended if name == table for row in rows]
 
 
-def committer(*plans, manifest=None, seconds=NEVER):
+def committer(*plans, manifest=None, seconds=NEVER, meter=SILENT):
     sources = {plan.source_id: plan for plan in plans}
-    return Committer(manifest or Memory(), "run", "contract", sources, seconds)
+    return Committer(manifest or Memory(), "run", "contract", sources, seconds, meter=meter)
 
 
 def segment(source="s", first=0, windows=2, bucket=SMALL, **changes):

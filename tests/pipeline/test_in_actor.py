@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from helpers import make_config, make_recipe, make_segment
+from meters import Remembering
 
 from pipeline.encode import Encoded
 from pipeline.packs import FRAMES, PackMeta, rows, to_batch
@@ -44,10 +45,10 @@ def actor(monkeypatch):
                 meta = PackMeta(f"{number}/{index}", (segment,), ())
                 yield to_batch(meta, {FRAMES: frames})
 
-    monkeypatch.setattr(module, "make_decode_fn", lambda config, recipe: decode)
-    slow = Slow()
-    found = DecodingEncoder(make_config(), make_recipe(), lambda config, recipe: slow)
-    found.slow = slow
+    monkeypatch.setattr(module, "make_decode_fn", lambda config, recipe, meter: decode)
+    slow, meter = Slow(), Remembering()
+    found = DecodingEncoder(make_config(), make_recipe(), lambda config, recipe: slow, meter)
+    found.slow, found.meter = slow, meter
     return found
 
 
@@ -65,6 +66,9 @@ def test_threads_decode_and_take_turns_at_the_encoder(actor):
         values = [tensors["mean"].item() for _, tensors in packs]
         assert values == [10 * number + n for n in range(PACKS)]
         assert all(meta.effort is not None for meta, _ in packs)
+    waiting = actor.meter.seen["t2v_queue_windows", "encode"]
+    assert 1 < max(waiting) <= 5  # windows, one of each thread
+    assert waiting[-1] == 0
     first = list(actor.slow.order[: 2 * PACKS])
     assert len(set(first)) > PACKS  # of several units, not of one after the other
 

@@ -1,4 +1,3 @@
-import io
 import json
 from collections import Counter
 
@@ -8,18 +7,16 @@ from helpers import SMALL, make_source
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import report as module
 from pipeline.commit import Tally
 from pipeline.effort import Effort
 from pipeline.errors import Reason, SourceError
 from pipeline.forecast import Forecast, Rate
 from pipeline.known import KnownRun
 from pipeline.plan import Plan
+from pipeline.progress import human_seconds
 from pipeline.report import (
-    ProgressLine,
     RunReport,
     human_bytes,
-    human_seconds,
     plan_json,
     plan_text,
     source_counts,
@@ -183,47 +180,3 @@ def test_what_is_kept_is_said():
     report = RunReport("r", {"total": 1, "ok": 1, "skipped": 0, "failed": 0}, 7, 2, 1500, 1.0, 4)
     assert "kept     3 windows" in summary_text(plan, Tally(kept=3), report, "/cache", 0)
     assert "kept" not in summary_text(plan, Tally(), report, "/cache", 0)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    class Clock:
-        now = 100.0
-
-        def monotonic(self):
-            return self.now
-
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
-
-
-def test_progress_in_lines(clock):
-    stream = io.StringIO()
-    with ProgressLine(50, stream) as progress:
-        clock.now += 5
-        progress.update(Tally(windows=5))
-        assert stream.getvalue() == ""
-        clock.now += 5
-        progress.update(Tally(windows=20, statuses=Counter(ok=2, failed=1)))
-        clock.now += 5
-        progress.update(Tally(windows=30))
-        clock.now += 5
-        progress.update(Tally(windows=40, kept=2))
-    lines = stream.getvalue().splitlines()
-    assert lines == [
-        "encoded 20 of about 50 windows, 2.00/s; sources: 1 failed, 2 ok",
-        "encoded 40, kept 2 of about 50 windows, 2.00/s; sources: none ended",
-    ]
-
-
-def test_progress_on_a_terminal():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    with ProgressLine(4, stream) as progress:
-        progress.update(Tally(windows=6, statuses=Counter(ok=1)))  # more than was expected
-    assert "6/6" in stream.getvalue()
-    assert "1 ok" in stream.getvalue()

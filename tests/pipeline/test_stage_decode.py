@@ -14,11 +14,13 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meters import Remembering
 
 from pipeline.buckets import fit
 from pipeline.errors import Reason
 from pipeline.identity import sample_id
 from pipeline.known import KnownRun
+from pipeline.metrics import SILENT
 from pipeline.packs import FRAMES, Event, facts_to_json, rows
 from pipeline.recipe import window_bytes
 from pipeline.stages import decode as stage
@@ -72,7 +74,7 @@ def ended(key="s", windows=4, frames=70):
 def run(monkeypatch, tmp_path):
     """Runs the decode stage over a unit whose files yield what is given, by the file's name."""
 
-    def decode(results, files=None, asked=None, **fields):
+    def decode(results, files=None, asked=None, meter=SILENT, **fields):
         files = files or [("a.mp4", [clip()])]
         for name in results:
             (tmp_path / name).write_bytes(name.encode())
@@ -89,7 +91,7 @@ def run(monkeypatch, tmp_path):
             tuple(FileTask(str(tmp_path / name), None, tuple(clips)) for name, clips in files)
         )
         batch = {UNIT: np.array([unit.to_json()], dtype=object)}
-        packs = list(make_decode_fn(config, make_recipe(config))(batch))
+        packs = list(make_decode_fn(config, make_recipe(config), meter)(batch))
         return [found for pack in packs for found in rows(pack)]
 
     return decode
@@ -337,6 +339,21 @@ def test_a_source_of_known_windows_alone_sends_no_frames(run):
     assert len(tensors[FRAMES]) == 0
     assert [event.kind for event in meta.events] == ["end"]
     assert [r.segment.windows for r in meta.references] == [4]
+
+
+def test_frames_bytes_and_kept_windows_are_measured(run):
+    meter = Remembering()
+    known = (known_run(0, 1), known_run(2, 4, row=8))
+    results = {
+        "a.mp4": [decoded(windows=3), decoded(first=3, windows=2, last=True), ended(windows=5)],
+        "b.mp4": [decoded("t", length=1, last=True), ClipFailure("t", Reason.CRASHED, "it died")],
+    }
+    run(results, [("a.mp4", [clip(known=known)]), ("b.mp4", [clip("t")])], meter=meter)
+    assert meter.totals == {
+        ("t2v_frames_decoded_total",): 5 * 17 + 1,
+        ("t2v_bytes_read_total",): 2 * len("a.mp4"),
+        ("t2v_windows_total", "kept", "none"): 3,
+    }
 
 
 def test_windows_of_other_ids_are_not_known(run):
