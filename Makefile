@@ -43,6 +43,7 @@ check: setup
 
 manifests: setup
 	@$(BIN)/python -m infra.manifests
+	@$(BIN)/python -m infra.grafana
 
 # CRD_DIR: KubeRay's CRDs, which are not ours to ship.
 validate: setup

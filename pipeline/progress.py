@@ -79,7 +79,7 @@ class ProgressLine:
         moment = time.monotonic()
         if moment - self._told >= _LINE_SECONDS:
             self._told = moment
-            self._measure(tally, done)
+            self._measure(tally)
             if self._bar is None:
                 self._line(tally, state, moment - self._started)
 
@@ -100,7 +100,8 @@ class ProgressLine:
             sources=dict(tally.statuses),
         )
 
-    def _measure(self, tally: Tally, done: int) -> None:
+    def _measure(self, tally: Tally) -> None:
+        done = tally.windows + tally.kept
         self.meter.set(FORECAST, self.total)
         self.meter.set(REMAINING, max(0, self.total - done))
         for status in set(tally.statuses):
@@ -126,5 +127,6 @@ class ProgressLine:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
+        self._measure(self._tally)
         if self._bar is not None:
             self._bar.stop()

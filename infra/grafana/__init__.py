@@ -1,0 +1,1 @@
+"""Monitoring: a Grafana dashboard and Prometheus alerts over a run's metrics and Ray's own."""
