@@ -27,6 +27,7 @@ from pipeline.config_types import ByteSize
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.leases import RANGES, Leases
+from pipeline.logs import logging_to_stderr
 from pipeline.maintain import text
 from pipeline.maintain.compact import compact, plan_compaction
 from pipeline.maintain.history import history
@@ -146,6 +147,7 @@ Guard = Callable[[], None]
 """Called before each write; raises when another run took the cache over."""
 
 
+@logging_to_stderr("text")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and carry out one command; returns the exit code."""
     args = make_parser().parse_args(arguments)

@@ -3,6 +3,7 @@
 Examples:
   python jobs/refresh_cache.py --config configs/t2v_540p.yaml --plan
   python jobs/refresh_cache.py --config configs/t2v_540p.yaml
+  python jobs/refresh_cache.py --config configs/t2v_540p.yaml --retry-failed --log-format json
 
 The same engine and configuration as encode_dataset.py, for a schedule: where nothing changed it
 reads the listing and the manifest, makes no request to any source, takes no accelerator and
@@ -18,7 +19,7 @@ from pipeline.cli import run_from_command_line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    return run_from_command_line("refresh_cache.py", __doc__, arguments)
+    return run_from_command_line("refresh_cache", __doc__, arguments)
 
 
 if __name__ == "__main__":

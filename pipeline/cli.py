@@ -4,11 +4,13 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from pipeline.config import load_config
 from pipeline.errors import UserError
 from pipeline.job import EXIT_USAGE, JobOptions, run_job
+from pipeline.logs import LogFormat, fail, logging_to_stderr
+from pipeline.metrics import Command
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,19 +36,24 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
-def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+def make_parser(command: Command, description: str | None) -> argparse.ArgumentParser:
     """The options of a run. ``description`` is a job's docstring, shown as it stands."""
     parser = Parser(
-        prog=name,
+        prog=f"{command}.py",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    what = parser.add_argument_group("what")
+    what = parser.add_argument_group("the configuration (README.md lists its keys)")
     what.add_argument("--config", metavar="YAML", required=True, help="configuration file")
     what.add_argument("--dataset", metavar="URI", help="overrides dataset.uri")
     what.add_argument("--output", metavar="URI", help="overrides output.uri")
-    what.add_argument("--limit", metavar="N", type=int, help="the first N sources only")
+    what.add_argument(
+        "--limit",
+        metavar="N",
+        type=int,
+        help="the first N sources only; then nothing counts as removed",
+    )
     what.add_argument(
         "--set",
         metavar="KEY=VALUE",
@@ -54,22 +61,34 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         default=[],
         help="override any key, e.g. --set windows.fps=24; may be repeated",
     )
-    how = parser.add_argument_group("how")
-    how.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    how = parser.add_argument_group("what is done")
+    how.add_argument(
+        "--plan",
+        action="store_true",
+        help="print sources, windows, bytes, encoder hours and cost of a run, and stop",
+    )
     how.add_argument(
         "--overwrite", action="store_true", help="encode everything anew, also under a new contract"
     )
     how.add_argument(
         "--retry-failed", action="store_true", help="try all failed sources again, whatever failed"
     )
+    told = parser.add_argument_group("what is said")
+    told.add_argument(
+        "--log-format",
+        choices=get_args(LogFormat),
+        default="text",
+        help="of progress, warnings and errors on stderr: lines (a live bar on a terminal), or one "
+        "JSON object a line (default: text)",
+    )
     return parser
 
 
 def run_from_command_line(
-    name: str, description: str | None, arguments: Sequence[str] | None
+    command: Command, description: str | None, arguments: Sequence[str] | None
 ) -> int:
     """Parse, configure, run; returns the exit code."""
-    args = make_parser(name, description).parse_args(arguments)
+    args = make_parser(command, description).parse_args(arguments)
     fields: dict[str, Any] = {
         "dataset.uri": args.dataset,
         "output.uri": args.output,
@@ -78,7 +97,9 @@ def run_from_command_line(
     try:
         given = {key: value for key, value in fields.items() if value is not None}
         config = load_config(args.config, args.set, given)
-        return run_job(config, JobOptions(args.plan, args.overwrite, args.retry_failed))
+        options = JobOptions(args.plan, args.overwrite, args.retry_failed, args.log_format, command)
+        return run_job(config, options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        with logging_to_stderr(args.log_format):
+            fail(str(error))
         return EXIT_USAGE

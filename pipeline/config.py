@@ -255,9 +255,11 @@ class RunConfig(Section):
 
 
 class ForecastConfig(Section):
-    """Assumptions of ``--plan`` where no earlier run of this cache gives a measured rate."""
+    """Assumptions of ``--plan``: the rate of an encoder, and prices in whatever currency."""
 
     tflops_per_encoder: float | None = Field(default=None, gt=0)
+    encoder_hour_price: float | None = Field(default=None, ge=0)
+    gb_month_price: float | None = Field(default=None, ge=0)
 
 
 class ReportConfig(Section):

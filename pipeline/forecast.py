@@ -42,13 +42,44 @@ class Rate:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan will take. ``bytes`` maps statistic to stored bytes; ``seconds`` is wall time."""
+    """What a plan will take.
+
+    Attributes:
+        windows: to encode.
+        bytes: stored, by statistic.
+        flop: of all encoding.
+        seconds: wall time of all encoders.
+        rate: of one encoder.
+        encoders: that work at once.
+        encoder_hour_price: of one, if known.
+        gb_month_price: of 10⁹ bytes stored for a month, if known.
+    """
 
     windows: int
     bytes: Mapping[str, int]
     flop: float
     seconds: float
     rate: Rate
+    encoders: int = 1
+    encoder_hour_price: float | None = None
+    gb_month_price: float | None = None
+
+    @property
+    def encoder_hours(self) -> float:
+        """Hours of one encoder, or of so many for a part of it."""
+        return self.seconds * self.encoders / 3600
+
+    @property
+    def cost(self) -> float | None:
+        """Of the encoders; None without their price."""
+        price = self.encoder_hour_price
+        return None if price is None else self.encoder_hours * price
+
+    @property
+    def storage_per_month(self) -> dict[str, float] | None:
+        """What storing costs each month, by statistic; None without its price."""
+        price = self.gb_month_price
+        return None if price is None else {n: b / 1e9 * price for n, b in self.bytes.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The figures that a run records at its start."""
@@ -102,6 +133,9 @@ def make_forecast(
         flop=total,
         seconds=total / rate.flops / config.run.encoders,
         rate=rate,
+        encoders=config.run.encoders,
+        encoder_hour_price=config.forecast.encoder_hour_price,
+        gb_month_price=config.forecast.gb_month_price,
     )
 
 

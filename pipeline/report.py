@@ -1,7 +1,7 @@
 """What a run says of itself: the plan, the summary and the closing JSON object."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.commit import Tally
@@ -39,13 +39,36 @@ def plan_text(plan: Plan, forecast: Forecast) -> str:
             f"held already: {plan.known} windows of these sources; those that decoding finds to be "
             "as before are not encoded again"
         )
-    stored = ", ".join(f"{name} {human_bytes(size)}" for name, size in forecast.bytes.items())
-    lines.append(f"stored, by statistic: {stored}")
-    lines.append(
-        f"encoder time: about {human_seconds(forecast.seconds)} at "
-        f"{forecast.rate.flops / 1e12:.3g} TFLOP/s an encoder ({forecast.rate.origin})"
+    return "\n".join([*lines, *_prices(forecast)])
+
+
+def _prices(forecast: Forecast) -> Iterator[str]:
+    """What encoding and storing take, and cost where the prices are known."""
+    month = forecast.storage_per_month
+    stored = (
+        f"{name} {human_bytes(size)}" + ("" if month is None else f" ({month[name]:,.2f} a month)")
+        for name, size in forecast.bytes.items()
     )
-    return "\n".join(lines)
+    yield f"stored, by statistic: {', '.join(stored)}"
+    yield (
+        f"encoder time: about {human_seconds(forecast.seconds)} at "
+        f"{forecast.rate.flops / 1e12:.3g} TFLOP/s an encoder ({forecast.rate.origin}); "
+        f"{forecast.encoder_hours:,.2f} encoder hours, with {forecast.encoders} at once"
+    )
+    if forecast.cost is not None:
+        yield (
+            f"encoder cost: about {forecast.cost:,.2f} at {forecast.encoder_hour_price:g} an hour"
+        )
+    unknown = [
+        key
+        for key, value in (
+            ("forecast.encoder_hour_price", forecast.cost),
+            ("forecast.gb_month_price", month),
+        )
+        if value is None
+    ]
+    if unknown:
+        yield f"cost: not known; set {' and '.join(unknown)}"
 
 
 def plan_json(plan: Plan, forecast: Forecast) -> str:
@@ -57,6 +80,9 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
             "bytes": dict(forecast.bytes),
             "seconds": round(forecast.seconds, 1),
             "tflops_per_encoder": forecast.rate.flops / 1e12,
+            "encoder_hours": forecast.encoder_hours,
+            "cost": forecast.cost,
+            "storage_per_month": forecast.storage_per_month,
         }
     )
 

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -101,7 +102,38 @@ def test_the_plan_for_people():
     assert "to do: 2 sources (1 of them cannot be opened), about 7 windows in 1 tasks" in text
     assert "7  windows of 32x32" in text
     assert "moments 2 kB, mean 1 kB" in text
-    assert "about 90 s at 0.5 TFLOP/s an encoder (assumed)" in text
+    assert "about 90 s at 0.5 TFLOP/s an encoder (assumed); 0.03 encoder hours, with 1" in text
+    assert "set forecast.encoder_hour_price and forecast.gb_month_price" in text
+
+
+def test_the_plan_with_prices():
+    forecast = Forecast(
+        7_000_000,
+        {"moments": 2 * 10**12, "mean": 10**12},
+        1e12,
+        7200.0,
+        Rate(5e11, "assumed"),
+        encoders=600,
+        encoder_hour_price=2.5,
+        gb_month_price=0.023,
+    )
+    text = plan_text(make_plan(), forecast)
+    assert "moments 2 TB (46.00 a month), mean 1 TB (23.00 a month)" in text
+    assert "about 2 h 0 min" in text
+    assert "1,200.00 encoder hours, with 600 at once" in text
+    assert "encoder cost: about 3,000.00 at 2.5 an hour" in text
+    assert "not known" not in text
+    told = json.loads(plan_json(make_plan(), forecast))
+    assert told["encoder_hours"] == 1200
+    assert told["cost"] == 3000
+    assert told["storage_per_month"] == {"moments": 46.0, "mean": 23.0}
+
+
+def test_one_price_without_the_other():
+    text = plan_text(make_plan(), replace(FORECAST, gb_month_price=0.0))
+    assert "moments 2 kB (0.00 a month)" in text
+    assert "cost: not known; set forecast.encoder_hour_price" in text
+    assert "gb_month_price" not in text
 
 
 def test_the_plan_for_programs():
@@ -111,6 +143,9 @@ def test_the_plan_for_programs():
         "bytes": {"moments": 2000, "mean": 1000},
         "seconds": 90.0,
         "tflops_per_encoder": 0.5,
+        "encoder_hours": 0.025,
+        "cost": None,
+        "storage_per_month": None,
     }
 
 
