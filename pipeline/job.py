@@ -367,7 +367,6 @@ class _Job:
         if tally.efforts.packs:
             told["driver_seconds_per_pack"] = tally.driver_seconds / tally.efforts.packs
         self.record(state, contract, json.dumps(told))
-        self.runner.tell_end(self.options.command, state)
         if snapshot is not None:
             write_reports(self.config, self.manifest, snapshot, self.run_id)
         listed = tell_quarantine(self.manifest, plan.quarantined, tally, self.run_id, self.config)
@@ -376,6 +375,7 @@ class _Job:
         output = self.manifest.store.uri
         print(summary_text(plan, tally, report, output, unfinished, rate))
         print(report.to_json(), flush=True)
+        self.runner.tell_end(self.options.command, state)
         return report
 
     def record(self, state: str, contract: Contract, report: str) -> None:

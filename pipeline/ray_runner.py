@@ -41,7 +41,7 @@ class RayRunner:
     """Carries units through the stages on the cluster of ``RAY_ADDRESS``, else a local one.
 
     A context manager. The cluster is joined (or started) when there is work for it, so that a plan
-    or a run with nothing to do takes none.
+    takes none, and a run with nothing to do joins the one of ``RAY_ADDRESS`` to tell its end alone.
     """
 
     def __init__(self, config: Config, make_encoder: MakeEncoder = make_vae_encoder) -> None:

@@ -65,7 +65,7 @@ ALERTS = (
         f"{_IDLE} / ({_IDLE} + {_BUSY}) > 0.2",
         "15m",
         "ticket",
-        "Encoders waited for frames {{ $value | humanizePercentage }} of the time",
+        "Encoders waited for work {{ $value | humanizePercentage }} of the time",
     ),
     Alert(
         "Spilling",
