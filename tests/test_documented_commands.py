@@ -35,10 +35,7 @@ def parse(monkeypatch):
         raise _ParsedError
 
     def run(script, arguments):
-        spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
+        module = _load(script)
         with monkeypatch.context() as patched:
             patched.setattr(argparse.ArgumentParser, "parse_args", parse_args)
             try:
@@ -50,6 +47,14 @@ def parse(monkeypatch):
         pytest.fail(f"{script} does not parse its arguments by argparse")
 
     return run
+
+
+def _load(script):
+    """The module of a script, which need not lie in a package."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_every_block_is_found():
@@ -83,16 +88,12 @@ def test_python_compiles_and_finds_what_it_imports(block):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=str)
-def test_the_help_of_a_job_is_a_page_with_examples_that_parse(script, parse):
-    done = subprocess.run(
-        [sys.executable, str(script), "--help"],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    page = done.stdout
+def test_the_help_of_a_job_is_a_page_with_examples_that_parse(script, parse, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as ended:
+        _load(script).main(["--help"])
+    assert ended.value.code == 0
+    page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 100
     about, _, options = page.partition("\noptions:\n")
     assert "JSON" in about or "Exit codes: " in about

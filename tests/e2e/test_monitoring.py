@@ -139,6 +139,7 @@ def test_every_query_has_data_while_a_run_works(tmp_path, clip, cluster, prometh
         run__decode="stage",
         run__encoders=2,
         run__task_windows=3,
+        output__shard_bytes=500,  # commits from the start to the end
     )
     config = write_config(tmp_path / "config.yaml", tree)
     job = subprocess.Popen(

@@ -55,12 +55,12 @@ def test_mistakes_name_the_key_and_the_remedy(config, capsys, override, parts):
 
 
 def test_logs_in_json(config, capsys):
-    code, out, err = _run(capsys, "--config", config, "--log-format", "json")
+    code, out, err = _run(capsys, "--config", config, "--log-format", "json", "--plan")
     assert code == 0
     rows = [json.loads(line) for line in err.splitlines()]
     [warning] = [row for row in rows if row["level"] == "warning"]
     assert "the VAE's weights are random" in warning["message"]
-    assert json.loads(out.splitlines()[-1])["sources"]["ok"] == 1
+    assert json.loads(out.splitlines()[-1])["sources"]["added"] == 1
 
     wrong = ("--config", config, "--log-format", "json", "--set", "windows.tail=fold")
     code, out, err = _run(capsys, *wrong)
