@@ -99,7 +99,7 @@ def test_the_help_of_a_job_is_a_page_with_examples_that_parse(script, parse, cap
     assert "JSON" in about or "Exit codes: " in about
     groups = re.findall(r"^[\w /-]+:$", options, re.MULTILINE)
     assert groups or "COMMAND" in about or "{" in about.partition("\n\n")[0]
-    examples = about.split("Examples:\n")[1].split("\n\n")[0].replace("\\\n", " ")
+    examples = re.sub(r"\\\n\s*", "", about.split("Examples:\n")[1].split("\n\n")[0])
     seen = 0
     for line in examples.splitlines():
         for called, arguments in calls(shlex.split(line.split("   ")[0])):
