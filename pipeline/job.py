@@ -155,7 +155,7 @@ class _Job:
 
     def work(self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast) -> int:
         """Everything that changes the cache; returns the exit code."""
-        print(check_fidelity(self.config, plan.units, recipe, self.runner), file=sys.stderr)
+        tell(check_fidelity(self.config, plan.units, recipe, self.runner))
         self.begin(contract, plan, forecast)
         measured = measured_before(self.manifest)
         cells = self.divide(plan, recipe, forecast, measured)

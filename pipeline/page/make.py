@@ -1,6 +1,5 @@
 """Making the page of a cache: gather, look, render; for a job, and at the end of a run."""
 
-import sys
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ from pipeline.config import Config, StorageConfig, VAESection
 from pipeline.contract import Contract
 from pipeline.errors import UserError
 from pipeline.explain import explained
+from pipeline.logs import warn
 from pipeline.maintain.history import history
 from pipeline.manifest import Manifest, Snapshot
 from pipeline.page.holdings import Holdings, sum_up
@@ -109,10 +109,10 @@ def write_reports(config: Config, manifest: Manifest, snapshot: int, run_id: str
             for name, data in files.items():
                 manifest.store.write(f"reports/{run_id}/{name}", data)
     except UserError as error:
-        print(f"report: not written: {error}", file=sys.stderr)
+        warn(f"report: not written: {error}")
         return
     for name, why in made.findings.left_out:
-        print(f"report: left out {name}: {why}", file=sys.stderr)
+        warn(f"report: left out {name}: {why}")
     for name in files:
         print(f"look at  {manifest.store.uri}/reports/{run_id}/{name}")
 
