@@ -10,6 +10,10 @@ class UserError(Exception):
     """
 
 
+class StoreError(UserError):
+    """A store cannot be reached, or refuses: nothing is known of what it holds."""
+
+
 class Reason(StrEnum):
     """Why a source ended as ``skipped`` or ``failed``; stored in the table ``sources``."""
 

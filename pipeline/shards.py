@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 
 from pipeline.contract import Contract
+from pipeline.errors import StoreError
 from pipeline.identity import stable_hash
 from pipeline.packs import SegmentInfo
 from pipeline.row_statistics import to_text
@@ -131,16 +132,26 @@ class ShardError(Exception):
     """A shard is missing, damaged, or does not hold what the manifest says."""
 
 
+def repair(uri: str) -> str:
+    """What to do about a shard of the cache ``uri`` that is missing or damaged."""
+    return (
+        f"encode its sources again with jobs/verify_cache.py {uri} --repair; where a vacuum "
+        "dropped the snapshot, open a newer one, and tag what a training run pins"
+    )
+
+
 @contextlib.contextmanager
 def shard_errors(
     place: str, *, at: str = "", remedy: str = "encode again with --overwrite"
 ) -> Iterator[None]:
-    """Raise ``ShardError`` for whatever reading a shard raises.
+    """Raise ``ShardError`` for whatever reading a shard raises, but for ``StoreError``.
 
     ``place`` is its URI, ``at`` what was read of it, ``remedy`` what to do.
     """
     try:
         yield
+    except StoreError:
+        raise
     except FileNotFoundError as error:
         raise ShardError(f"{place} is missing; {remedy}") from error
     except Exception as error:  # damaged bytes break a parser in any way

@@ -55,7 +55,7 @@ class BatchMaker:
         self._view, self._making = view, making
         self._contract = view.snapshot.contract
         self._names = needed_tensors(making.statistic, self._contract)
-        self.reader = RowReader(view.manifest.store, self._contract)
+        self.reader = RowReader(view.manifest.store, self._contract, view.disk_cache)
 
     def find(self, group: int, numbers: Array, phase: int) -> list[Clip]:
         """Clips of a group by their numbers."""

@@ -22,6 +22,7 @@ from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest
 from pipeline.reader.batches import Batch, BatchMaker, Clip, Making
 from pipeline.reader.clips import UNIT
+from pipeline.reader.disk_cache import open_disk_cache
 from pipeline.reader.draw import Normalization, Statistic, needed_tensors
 from pipeline.reader.here import Here
 from pipeline.reader.local import LocalFolder, default_folder
@@ -74,6 +75,8 @@ class LatentDataset(IterableDataset[Batch]):
         on_damage: Literal["raise", "skip"] = "raise",
         storage: StorageConfig | None = None,
         local_dir: str | Path | None = None,
+        disk_cache: str | Path | None = None,
+        disk_cache_bytes: int | None = None,
         prefetch: int = 2,
         reads: int = 16,
     ) -> None:
@@ -105,10 +108,13 @@ class LatentDataset(IterableDataset[Batch]):
                 whole batches alone.
             dtype: of the latents; default: as stored.
             normalize: applied to the latents; refused where the cache is normalised.
-            on_damage: ``skip`` leaves clips of damaged shards out, warns, and counts them in the
-                batch (``skipped``).
+            on_damage: ``skip`` leaves clips of damaged or missing shards out, warns, and counts
+                them in the batch (``skipped``). A store that cannot be read is ``StoreError``.
             storage: endpoint and region of an S3 store.
             local_dir: what readers of this machine share; default: below the temporary folder.
+            disk_cache: a folder of this machine that keeps what was read from S3, for all its
+                processes; unused where the cache is local.
+            disk_cache_bytes: how much it may hold; what was not used for longest goes first.
             prefetch: batches that are read ahead from S3, in each worker.
             reads: requests to S3 at once, in each worker.
 
@@ -140,7 +146,9 @@ class LatentDataset(IterableDataset[Batch]):
         frames = (clip_frames,) if isinstance(clip_frames, int) else tuple(clip_frames)
         choice = Choice(frames, clip_stride, allow_padded, filter, weights, tuple(columns))
         local = LocalFolder(Path(local_dir) if local_dir is not None else default_folder())
+        kept = open_disk_cache(disk_cache, disk_cache_bytes)
         self._view = open_view(manifest, self.snapshot, local, choice)
+        self._view.disk_cache = None if manifest.store.local else kept
         self._making = Making(statistic, seed, dtype, normalize, first_frame, tuple(columns))
         self._sizes = tuple(len(selection) for selection in self._view.selections)
         if not sum(self._sizes):

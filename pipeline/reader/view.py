@@ -24,6 +24,7 @@ from pipeline.reader.columns import (
     source_schema,
     write_columns,
 )
+from pipeline.reader.disk_cache import DiskCache
 from pipeline.reader.index import Array, Group, SegmentIndex
 from pipeline.reader.local import LocalFolder
 from pipeline.reader.open_index import open_index, snapshot_key
@@ -84,6 +85,7 @@ class View:
     local: LocalFolder
     groups: tuple[ClipGroup, ...]
     columns_folder: Path | None
+    disk_cache: DiskCache | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {n: v for n, v in self.__dict__.items() if n not in _MAPPED}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.contract import Contract
 from pipeline.errors import UserError
-from pipeline.reader.rows import Parts
+from pipeline.reader.parquet import Parts
 from pipeline.row_statistics import Statistics, from_text
 from pipeline.shards import ROW_GROUP_ROWS, column_prefixes, read_header
 from pipeline.storage import Store

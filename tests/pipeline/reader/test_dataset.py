@@ -254,7 +254,7 @@ def test_damaged_shards(tmp_path, form, how):
     else:
         path.write_bytes(b"\0" * path.stat().st_size)
     options = {"local_dir": tmp_path / "local", "batch_size": 2, "statistic": "moments"}
-    with pytest.raises(ShardError, match=rf"{name}.*--overwrite"):
+    with pytest.raises(ShardError, match=rf"{name}.*jobs/verify_cache.py {cache.uri} --repair"):
         batches(LatentDataset(cache.uri, **options))
 
 
