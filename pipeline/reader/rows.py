@@ -1,5 +1,6 @@
 """Rows of shards: mapped where the cache is local, else by ranges; safetensors and Parquet."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class RowReader:
         self._dtype: np.dtype[Any] = np.dtype(contract.dtype).newbyteorder("<")
         self._prefixes = column_prefixes(contract)
         self._headers: OrderedDict[str, Any] = OrderedDict()
+        self._reading: dict[str, threading.Lock] = {}
         self._maps = Maps(store)
 
     def read(
@@ -113,11 +115,16 @@ class RowReader:
         }
 
     def _header(self, path: str, read: Callable[[], Any]) -> Any:
-        if path not in self._headers:
-            self._headers[path] = read()
-            if len(self._headers) > _KEPT_HEADERS:
-                self._headers.popitem(last=False)
-        return self._headers[path]
+        """What ``read`` gives, once: other threads that want it wait."""
+        kept = self._headers.get(path)
+        if kept is None:
+            with self._reading.setdefault(path, threading.Lock()):
+                kept = self._headers.get(path) or read()
+                self._headers[path] = kept
+                if len(self._headers) > _KEPT_HEADERS:
+                    self._headers.popitem(last=False)
+            self._reading.pop(path, None)
+        return kept
 
     def release(self) -> None:
         """Let go of the pages of mapped files that were read: the memory stays small."""

@@ -67,7 +67,7 @@ def test_an_outage_is_an_error_that_names_the_store(s3, uri, tmp_path, rule, tol
             patient = storage.model_copy(update={"retry_seconds": 20})
             passing = proxy.add(Rule(key="/data/", times=1, **rule))
             found, skipped = read(LatentDataset(uri, storage=patient, **options))
-            assert passing.hits == 1
+            assert passing.hits >= 1  # several are asked at once
             assert (len(found), skipped) == (9, [])
             proxy.clear()
         dataset = LatentDataset(uri, storage=storage, prefetch=0, reads=1, **options)
