@@ -1,4 +1,4 @@
-"""Keep a cache: look at its snapshots, tag and restore them, delete what is unneeded, tidy up.
+"""Keep a cache: look at its snapshots and latents, tag and restore, delete what is unneeded.
 
 Examples:
   python jobs/maintain_cache.py history s3://bucket/latents
@@ -6,6 +6,7 @@ Examples:
   python jobs/maintain_cache.py restore s3://bucket/latents 11
   python jobs/maintain_cache.py compact output/demo --apply
   python jobs/maintain_cache.py index output/demo --snapshot 3
+  python jobs/maintain_cache.py stats output/demo --out output/demo-stats.json
   python jobs/maintain_cache.py vacuum output/demo --keep-snapshots 5 --keep-days 30 --apply
 
 compact and vacuum tell what they would do, and do it with --apply only. Credentials come from the
@@ -19,11 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from pydantic import TypeAdapter, ValidationError
-
-from pipeline.cli import positive
-from pipeline.config import StorageConfig
-from pipeline.config_types import ByteSize
+from pipeline.cli import Progress, add_store_options, byte_size, positive, storage_of
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.leases import RANGES, Leases
@@ -39,6 +36,23 @@ from pipeline.manifest import Manifest
 from pipeline.reader.build import publish_index
 from pipeline.shards import ShardError
 from pipeline.storage import Store
+
+_STATS = """
+
+Reads every window once, or about --windows of them, in bounded memory. Latent frames that repeated
+pixel frames took part in (windows.tail: pad) are left out. Where the cache holds moments, the
+figures are those of the posteriors' means and, worked out and not drawn, of samples.
+
+Training takes the file: LatentDataset(…, normalize="stats.json") gives every channel mean 0 and
+standard deviation 1, and refuses a cache of another contract.
+
+Examples:
+  python jobs/maintain_cache.py stats output/demo
+  python jobs/maintain_cache.py stats s3://bucket/latents --snapshot 12 --windows 100000 \\
+      --workers 8 --out s3://bucket/latents-12-stats.json
+
+Prints a table, last a JSON object: with --out a summary, else what the file would hold.
+"""
 
 EXIT_DONE = 0
 EXIT_USAGE = 1
@@ -62,8 +76,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, about: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
+    def command(name: str, about: str, more: str = "") -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=about,
+            description=about + more,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         added.add_argument("uri", metavar="URI", help="root of the cache: a path or s3://…")
         return added
 
@@ -82,6 +102,16 @@ def make_parser() -> argparse.ArgumentParser:
 
     found = command("index", "build the training reader's index of a snapshot again")
     found.add_argument("--snapshot", metavar="N", type=int, help="default: the newest")
+
+    found = command("stats", "mean and spread of the latents, channel by channel", _STATS)
+    found.add_argument("--snapshot", metavar="N", type=int, help="default: the newest")
+    found.add_argument("--out", metavar="FILE", help="a path or s3://…; default: print alone")
+    found.add_argument(
+        "--windows", metavar="N", type=positive, help="look at N windows, drawn evenly"
+    )
+    found.add_argument(
+        "--workers", metavar="N", type=positive, default=1, help="processes (default: 1, this one)"
+    )
 
     found = command("vacuum", "delete what no snapshot that stays needs")
     found.add_argument(
@@ -102,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     found = command("compact", "merge small shards, and small files of the tables")
     found.add_argument(
-        "--target-bytes", metavar="SIZE", type=_size, default="256MB", help="default: 256MB"
+        "--target-bytes", metavar="SIZE", type=byte_size, default="256MB", help="default: 256MB"
     )
     found.add_argument(
         "--min-fill",
@@ -114,9 +144,7 @@ def make_parser() -> argparse.ArgumentParser:
     found.add_argument("--apply", action="store_true", help="do it; without, only tell")
 
     for each in commands.choices.values():
-        store = each.add_argument_group("S3-compatible stores")
-        store.add_argument("--endpoint-url", metavar="URL", help="default: AWS_ENDPOINT_URL")
-        store.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
+        add_store_options(each)
     return parser
 
 
@@ -134,15 +162,6 @@ def _share(text: str) -> float:
     return value
 
 
-def _size(text: str) -> int:
-    try:
-        return TypeAdapter(ByteSize).validate_python(text)
-    except ValidationError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size: write a number of bytes, or e.g. 64MiB or 1GB"
-        ) from error
-
-
 Guard = Callable[[], None]
 """Called before each write; raises when another run took the cache over."""
 
@@ -152,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and carry out one command; returns the exit code."""
     args = make_parser().parse_args(arguments)
     try:
-        manifest = Manifest(Store(args.uri, _storage(args)))
+        manifest = Manifest(Store(args.uri, storage_of(args)))
         with explained(manifest.store.uri, "used"):
             if manifest.contract() is None:
                 raise UserError(f"{manifest.store.uri}: there is no cache here; check the URI")
@@ -163,18 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def _storage(args: argparse.Namespace) -> StorageConfig:
-    try:
-        return StorageConfig(endpoint_url=args.endpoint_url, region=args.region)
-    except ValidationError as error:
-        raise UserError(f"--endpoint-url {error.errors()[0]['msg']}") from error
-
-
 def _run(manifest: Manifest, args: argparse.Namespace) -> None:
     if args.command == "history":
         _history(manifest, args)
     elif args.command == "tag":
         _tag(manifest, args)
+    elif args.command == "stats":
+        _stats(manifest, args)
     elif args.command == "index":
         snapshot = manifest.snapshot(args.snapshot)
         publish_index(manifest, snapshot)
@@ -207,6 +221,24 @@ def _tag(manifest: Manifest, args: argparse.Namespace) -> None:
         return
     tag = set_tag(manifest, args.name, args.snapshot, force=args.force)
     print(f"tag {tag.name} names snapshot {tag.snapshot}")
+
+
+def _stats(manifest: Manifest, args: argparse.Namespace) -> None:
+    from pipeline.reader.measure import measure  # the others do without torch
+
+    storage = manifest.store.storage
+    workers = 0 if args.workers == 1 else args.workers
+    found = measure(
+        manifest.store.uri,
+        args.snapshot,
+        storage,
+        windows=args.windows,
+        workers=workers,
+        progress=Progress("windows"),
+    )
+    if args.out is not None:
+        found.write(args.out, storage)
+    print(text.statistics_text(found, args.out))
 
 
 def _tell(manifest: Manifest, args: argparse.Namespace) -> None:

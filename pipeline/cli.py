@@ -3,10 +3,14 @@
 import argparse
 import re
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn, get_args
 
-from pipeline.config import load_config
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.config import StorageConfig, load_config
+from pipeline.config_types import ByteSize
 from pipeline.errors import UserError
 from pipeline.job import EXIT_USAGE, JobOptions, run_job
 from pipeline.logs import LogFormat, fail, logging_to_stderr
@@ -34,6 +38,45 @@ def not_negative(text: str) -> int:
     if not re.fullmatch(r"\d{1,18}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
     return int(text)
+
+
+def byte_size(text: str) -> int:
+    """The type of an argument that is a size."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: write a number of bytes, or e.g. 64MiB or 1GB"
+        ) from error
+
+
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    """What tells where S3 is, for jobs without a configuration."""
+    store = parser.add_argument_group("S3-compatible stores")
+    store.add_argument("--endpoint-url", metavar="URL", help="default: AWS_ENDPOINT_URL")
+    store.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
+
+
+def storage_of(args: argparse.Namespace) -> StorageConfig:
+    """The storage that ``add_store_options`` tells. Raises ``UserError``."""
+    try:
+        return StorageConfig(endpoint_url=args.endpoint_url, region=args.region)
+    except ValidationError as error:
+        raise UserError(f"--endpoint-url {error.errors()[0]['msg']}") from error
+
+
+class Progress:
+    """Tells at times, on stderr, how much of something is done."""
+
+    def __init__(self, what: str, seconds: float = 10) -> None:
+        self._what, self._seconds = what, seconds
+        self._told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """``done`` of ``total`` are."""
+        if time.monotonic() - self._told >= self._seconds:
+            self._told = time.monotonic()
+            print(f"{done} of {total} {self._what}", file=sys.stderr)
 
 
 def make_parser(command: Command, description: str | None) -> argparse.ArgumentParser:

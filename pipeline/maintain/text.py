@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.maintain.compact import Compacted, CompactionPlan, Measure
 from pipeline.maintain.history import Entry
 from pipeline.maintain.vacuum import VacuumPlan
+
+if TYPE_CHECKING:
+    from pipeline.reader.statistics import Statistics
 
 _SHOWN_FILES = 20
 
@@ -111,6 +114,28 @@ def compaction_text(plan: CompactionPlan, done: Compacted | None) -> str:
         "moved_bytes": plan.moved_bytes,
     }
     return "\n".join([*lines, json.dumps(totals)])
+
+
+def statistics_text(found: "Statistics", out: str | None) -> str:
+    """A line a channel for each kind of latents; last the file's text, or where it was written."""
+    lines = [
+        f"snapshot {found.snapshot}: {found.windows} of {found.of} windows, {found.count} numbers "
+        "a channel"
+    ]
+    for name, numbers in found.latents.items():
+        lines.append(f"{name:<8}" + "".join(f"{key:>12}" for key in numbers))
+        for channel, row in enumerate(zip(*numbers.values(), strict=True)):
+            lines.append(f"{channel:>8}" + "".join(f"{number:>12.5f}" for number in row))
+    if out is None:
+        return "\n".join([*lines, found.to_json()])
+    summary = {
+        "out": out,
+        "snapshot": found.snapshot,
+        "windows": [found.windows, found.of],
+        "count": found.count,
+        "channels": len(next(iter(found.latents.values()))["mean"]),
+    }
+    return "\n".join([*lines, f"wrote {out}", json.dumps(summary)])
 
 
 def _measure(measure: Measure) -> str:

@@ -159,7 +159,7 @@ class BatchMaker:
         if len(self._names) == 2:
             latents = draw(latents, stacked["logvar"], [self._seeds(c, epoch) for c in clips])
         if making.normalization is not None:
-            latents = making.normalization.apply(latents.to(torch.float32))
+            latents = making.normalization.apply(latents)
         if making.dtype is None:
             latents = latents.to(stacked[self._names[0]].dtype)
         found = {"latents": self._finish(latents)}

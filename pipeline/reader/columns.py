@@ -57,7 +57,8 @@ def fields_of(expression: pc.Expression, schema: pa.Schema) -> list[str]:
         schema.empty_table().filter(expression)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, TypeError) as error:
         raise UserError(
-            f"filter {expression}: {error}; the columns are {', '.join(schema.names)}"
+            f"filter {expression}: {str(error).splitlines()[0]}; the columns are "
+            f"{', '.join(schema.names)}"
         ) from error
     named = []
     for position, name in enumerate(schema.names):

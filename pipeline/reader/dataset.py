@@ -29,6 +29,7 @@ from pipeline.reader.local import LocalFolder, default_folder
 from pipeline.reader.map_style import LatentMap
 from pipeline.reader.order import Division, Remainder, keys_of, permute
 from pipeline.reader.state import Position, SharedPosition, shared_bytes
+from pipeline.reader.statistics import normalization_of
 from pipeline.reader.view import Choice, Weights, open_view
 from pipeline.shards import ShardError
 from pipeline.storage import Store
@@ -71,7 +72,7 @@ class LatentDataset(IterableDataset[Batch]):
         weights: Weights | None = None,
         remainder: Remainder = "short",
         dtype: torch.dtype | None = None,
-        normalize: Normalization | None = None,
+        normalize: Normalization | str | Path | None = None,
         on_damage: Literal["raise", "skip"] = "raise",
         storage: StorageConfig | None = None,
         local_dir: str | Path | None = None,
@@ -107,7 +108,9 @@ class LatentDataset(IterableDataset[Batch]):
                 has fewer clips than ranks (or ``batch_size`` is 1) are some left out; ``drop``:
                 whole batches alone.
             dtype: of the latents; default: as stored.
-            normalize: applied to the latents; refused where the cache is normalised.
+            normalize: applied to the latents: ``Normalization``, or the path or URI of what
+                ``jobs/maintain_cache.py stats`` wrote (then each channel gets mean 0 and standard
+                deviation 1). Refused where the cache is normalised.
             on_damage: ``skip`` leaves clips of damaged or missing shards out, warns, and counts
                 them in the batch (``skipped``). A store that cannot be read is ``StoreError``.
             storage: endpoint and region of an S3 store.
@@ -124,7 +127,8 @@ class LatentDataset(IterableDataset[Batch]):
         """
         super().__init__()
         _check(batch_size, prefetch, reads, statistic, remainder, on_damage)
-        manifest = Manifest(Store(uri, storage or StorageConfig()))
+        storage = storage or StorageConfig()
+        manifest = Manifest(Store(uri, storage))
         self.snapshot = manifest.snapshot(snapshot)
         contract = self.snapshot.contract
         origin = f"{manifest.store.uri}, snapshot {self.snapshot.number},"
@@ -134,11 +138,10 @@ class LatentDataset(IterableDataset[Batch]):
             expect.check(contract, origin)
         if first_frame and contract.vae_version != 2:
             raise UserError("first_frame: only version 2 of the VAE encodes the first frame alone")
-        if normalize is not None:
-            normalize.check(contract)
-            if statistic == "moments":
-                raise UserError("normalize: moments are given as stored; ask for another statistic")
         needed_tensors(statistic, contract)
+        if normalize is not None and statistic == "moments":
+            raise UserError("normalize: moments are given as stored; ask for another statistic")
+        self.normalization = normalization_of(normalize, statistic, contract, storage)
         self.rank, self.world_size = _ranks(rank, world_size)
         self.batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._remainder: Remainder = remainder
@@ -149,7 +152,9 @@ class LatentDataset(IterableDataset[Batch]):
         kept = open_disk_cache(disk_cache, disk_cache_bytes)
         self._view = open_view(manifest, self.snapshot, local, choice)
         self._view.disk_cache = None if manifest.store.local else kept
-        self._making = Making(statistic, seed, dtype, normalize, first_frame, tuple(columns))
+        self._making = Making(
+            statistic, seed, dtype, self.normalization, first_frame, tuple(columns)
+        )
         self._sizes = tuple(len(selection) for selection in self._view.selections)
         if not sum(self._sizes):
             raise UserError(

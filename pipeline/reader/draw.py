@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from pipeline.contract import Contract, ContractError
@@ -22,7 +23,10 @@ class Normalization:
     shift: float | Sequence[float] = 0.0
 
     def check(self, contract: Contract) -> None:
-        """Refuse a cache that is normalised already, or has another number of channels."""
+        """Refuse a cache that is normalised already, or has another number of channels.
+
+        Raises ``ContractError``, and ``UserError`` for numbers that cannot be undone.
+        """
         if (contract.scale, contract.shift) != (1.0, 0.0):
             raise ContractError(
                 f"normalize: the cache is normalised already (scale {contract.scale}, shift "
@@ -34,16 +38,25 @@ class Normalization:
                     f"normalize.{name} has {len(value)} numbers, and the latents "
                     f"{contract.z_channels} channels; give one a channel, or one number"
                 )
+            numbers = np.atleast_1d(np.asarray(value, np.float64))
+            odd = numbers[~np.isfinite(numbers) | (name == "scale") & (numbers == 0)]
+            if len(odd):
+                raise UserError(f"normalize.{name} {odd[0]}: give finite numbers, and no scale 0")
 
     def apply(self, latents: torch.Tensor) -> torch.Tensor:
-        """Normalise latents ``(…, C, h, w)``."""
-        scale, shift = (_channels(value) for value in (self.scale, self.shift))
-        return (latents - shift) * scale
+        """Normalise latents ``(…, C, h, w)``, in float32."""
+        scale, shift = self._on(latents.device)
+        return (latents.to(torch.float32) - shift) * scale
 
+    def undo(self, latents: torch.Tensor) -> torch.Tensor:
+        """Of normalised latents ``(…, C, h, w)``, those that the VAE decodes, in float32."""
+        scale, shift = self._on(latents.device)
+        return latents.to(torch.float32) / scale + shift
 
-def _channels(value: float | Sequence[float]) -> torch.Tensor:
-    numbers = torch.tensor(value, dtype=torch.float32)
-    return numbers.reshape(-1, 1, 1) if numbers.ndim else numbers
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        numbers = (torch.tensor(n, dtype=torch.float32, device=device) for n in astuple(self))
+        scale, shift = (n.reshape(-1, 1, 1) if n.ndim else n for n in numbers)
+        return scale, shift
 
 
 def needed_tensors(statistic: str, contract: Contract) -> tuple[str, ...]:

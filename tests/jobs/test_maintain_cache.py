@@ -59,6 +59,7 @@ def last(out: str) -> dict:
         ["vacuum", "uri", "--grace-hours", "nan"],
         ["compact", "uri", "--target-bytes", "huge"],
         ["compact", "uri", "--min-fill", "1.5"],
+        ["stats", "uri", "--windows", "0"],
         ["tag", "uri", "x", "--force", "--delete"],
     ],
 )
@@ -205,6 +206,28 @@ def test_damage_is_told(cache, capsys):
     assert code == 1
     assert err.startswith("error: ")
     assert shard in err
+
+
+def test_stats(cache, tmp_path, capsys):
+    code, out, _ = run(capsys, "stats", cache.uri, "--snapshot", 1)
+    assert code == 0
+    assert out.startswith("snapshot 1: 6 of 6 windows, 72 numbers a channel\n")
+    whole = last(out)
+    assert (whole["format_version"], whole["snapshot"], whole["windows"]) == (1, 1, 6)
+    path = tmp_path / "stats.json"
+    code, out, _ = run(capsys, "stats", cache.uri, "--snapshot", 1, "--out", path)
+    assert code == 0
+    assert json.loads(path.read_text()) == whole
+    assert last(out) == {
+        "out": str(path),
+        "snapshot": 1,
+        "windows": [6, 6],
+        "count": 72,
+        "channels": 2,
+    }
+    code, _, err = run(capsys, "stats", cache.uri, "--out", path / "below")
+    assert code == 1
+    assert err.startswith(f"error: {path}/below cannot be written: ")
 
 
 def test_a_run_at_work_is_waited_for(cache, capsys):
