@@ -142,12 +142,14 @@ class Manifest:
         """Columns of all rows (or filtered ones), to be read by ranges of the source hash."""
 
         def gather() -> RangedRows:
-            rows = RangedRows(self.empty(table).select(list(columns)).schema)
             found = self._open(table, version)
-            if found is not None:
-                scanner = open_dataset(found).scanner(list(columns), filter=where, **_READ_AHEAD)
-                for batch in scanner.to_batches():
-                    rows.add(batch)
+            if found is None:
+                return RangedRows(self.empty(table).select(list(columns)).schema)
+            dataset = open_dataset(found)
+            known = {field.name: field for field in (*dataset.schema, *TABLES[table])}
+            rows = RangedRows(pa.schema([known[name] for name in columns]))
+            for batch in dataset.scanner(list(columns), filter=where, **_READ_AHEAD).to_batches():
+                rows.add(batch)
             return rows
 
         return self._patiently(gather)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -208,7 +209,8 @@ def test_damage_is_told(cache, capsys):
     assert shard in err
 
 
-def test_stats(cache, tmp_path, capsys):
+def test_stats(cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code, out, _ = run(capsys, "stats", cache.uri, "--snapshot", 1)
     assert code == 0
     assert out.startswith("snapshot 1: 6 of 6 windows, 72 numbers a channel\n")
