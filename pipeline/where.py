@@ -77,8 +77,8 @@ def _expression(node: ast.expr) -> Any:
             return _ARITHMETIC[type(op)](_expression(left), _expression(right))
         case ast.Compare(left=left, ops=ops, comparators=others):
             found = None
-            for op, right in zip(ops, others, strict=True):
-                one = _comparison(left, op, right)
+            for how, right in zip(ops, others, strict=True):
+                one = _comparison(left, how, right)
                 found, left = one if found is None else found & one, right
             return found
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
