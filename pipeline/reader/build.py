@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.contract import Contract
 from pipeline.errors import UserError
+from pipeline.explain import explained
 from pipeline.live import live_generations
 from pipeline.manifest import Guard, Manifest, Snapshot
 from pipeline.ranges import RangedRows, spans
@@ -48,9 +49,11 @@ def publish_index(manifest: Manifest, snapshot: Snapshot) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="t2v-index-") as name:
         built = build_index(manifest, snapshot, Path(name))
+        segments, sources = zip(index_paths(snapshot.number), built, strict=True)
         # Sources first: whoever finds the segments finds both.
-        for path, local in reversed(list(zip(index_paths(snapshot.number), built, strict=True))):
-            manifest.store.put(path, local)
+        with explained(manifest.store.uri, "written"):
+            for path, local in (sources, segments):
+                manifest.store.put(path, local)
 
 
 def publish_with_index(

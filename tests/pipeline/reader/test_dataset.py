@@ -241,6 +241,13 @@ def test_published_index(tmp_path):
     assert RECORD.itemsize <= 32
 
 
+def test_an_index_that_cannot_be_written_is_told_as_the_users(tmp_path):
+    cache = build(tmp_path)
+    (Path(cache.uri) / "index").write_text("a file where a folder belongs")
+    with pytest.raises(UserError, match="cannot be written"):
+        publish_index(cache.manifest, cache.manifest.snapshot())
+
+
 @pytest.mark.parametrize("form", ["safetensors", "parquet"])
 @pytest.mark.parametrize("how", ["missing", "cut", "garbage"])
 def test_damaged_shards(tmp_path, form, how):
