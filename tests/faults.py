@@ -7,8 +7,10 @@ the first whose turn it is.
 
 import asyncio
 import contextlib
+import os
 import random
 import re
+import signal
 import socket
 import struct
 import threading
@@ -23,6 +25,7 @@ import yarl
 from aiohttp import web
 
 from pipeline.config import StorageConfig
+from tests import processes
 from tests.s3 import S3
 
 Kind = Literal["status", "latency", "reset", "truncate", "corrupt", "lost_answer", "call"]
@@ -42,7 +45,11 @@ class Rule:
     server do it and drops the answer, or says ``status`` in its place; ``call`` runs ``action``
     (in a thread of its own) before the request goes on.
 
-    ``method`` and ``key`` (``bucket/key``) are regular expressions, for a full match and a search.
+    With ``kill``, ``reset`` and ``lost_answer`` also kill the process that sent the request:
+    before the server hears of it, or when the server has done it.
+
+    ``method`` and ``key`` (``bucket/key``) are regular expressions, for a full match and a search;
+    ``sender`` is one for the sending process's command line.
     Each request that meets them is hit with ``probability``, but not the first ``skip``, and at
     most ``times`` are. ``truncate`` and ``corrupt`` pass answers without a body by.
     """
@@ -58,6 +65,8 @@ class Rule:
     code: str | None = None
     seconds: float = 0.02
     action: Callable[[], object] | None = None
+    sender: str = ""
+    kill: bool = False
     hits: int = 0
     _met: int = 0
     _random: random.Random = field(init=False, repr=False)
@@ -69,9 +78,11 @@ class Rule:
         """A number below ``stop``."""
         return self._random.randrange(stop)
 
-    def strikes(self, method: str, key: str) -> bool:
+    def strikes(self, method: str, key: str, process: int | None = None) -> bool:
         """Whether it is the turn of this request; each call draws."""
         if not re.fullmatch(self.method, method) or not re.search(self.key, key):
+            return False
+        if self.sender and not (process and re.search(self.sender, processes.command(process))):
             return False
         self._met += 1
         drawn = self._random.random() < self.probability
@@ -163,19 +174,21 @@ class FaultProxy:
             began=time.monotonic(),
         )
         # Every rule draws, so that its sequence does not depend on the others.
-        due = [rule for rule in self._rules if rule.strikes(seen.method, seen.key)]
+        rules = self._rules
+        process = _sender(request) if any(rule.sender or rule.kill for rule in rules) else None
+        due = [rule for rule in rules if rule.strikes(seen.method, seen.key, process)]
         rule = due[0] if due else None
         try:
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0
-            return await self._answer(request, seen, rule)
+            return await self._answer(request, seen, rule, process)
         except (aiohttp.ClientError, ConnectionError):
             _drop(request)
             return web.Response()
 
     async def _answer(
-        self, request: web.BaseRequest, seen: Request, rule: Rule | None
+        self, request: web.BaseRequest, seen: Request, rule: Rule | None, process: int | None
     ) -> web.StreamResponse:
         kind = None if rule is None else rule.kind
         if rule is not None and kind not in ("truncate", "corrupt"):
@@ -188,13 +201,15 @@ class FaultProxy:
         if rule is not None and kind == "status":
             await request.read()
             return self._refuse(seen, rule)
-        if kind == "reset":
+        if rule is not None and kind == "reset":
+            _kill(rule, process)
             self._requests.append(seen)
             _drop(request)
             return web.Response()
         async with self._forwarded(request) as answer:
             if rule is not None and kind == "lost_answer":
                 await answer.read()
+                _kill(rule, process)
                 if rule.status is not None:
                     return self._refuse(seen, rule)
                 self._requests.append(seen)
@@ -272,6 +287,19 @@ def _drop(request: web.BaseRequest) -> None:
     if sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     request.transport.abort()
+
+
+def _sender(request: web.BaseRequest) -> int | None:
+    if request.transport is None:
+        return None
+    port = request.transport.get_extra_info("peername")[1]
+    return processes.sender(port, request.transport.get_extra_info("sockname")[1])
+
+
+def _kill(rule: Rule, process: int | None) -> None:
+    if rule.kill:
+        assert process is not None, "who sent the request is not known"
+        os.kill(process, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,9 @@
 """Cells on a real Ray cluster: one command, several drivers, one published cache."""
 
-import contextlib
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +15,7 @@ from pipeline.manifest import Manifest
 from pipeline.simulated import MakeSimulated
 from pipeline.storage import Store
 from tests.e2e.support import config_tree, write_config, write_list
+from tests.processes import workers
 
 pytestmark = pytest.mark.ray
 
@@ -73,7 +72,8 @@ def test_cells_change_nothing(config, ray_cluster, capsys):
     assert "written  0 windows" in capsys.readouterr().out
 
 
-def test_a_driver_that_is_killed_is_replaced(config, ray_cluster, capsys):
+@pytest.mark.chaos
+def test_a_driver_that_is_killed_is_replaced(config, ray_cluster, ray_folder, capsys):
     chosen = config(2, "killed")
     manifest = manifest_of(chosen)
     killed = []
@@ -81,7 +81,7 @@ def test_a_driver_that_is_killed_is_replaced(config, ray_cluster, capsys):
     def kill():
         while manifest.version("samples") is None:
             time.sleep(0.02)
-        os.kill(drivers()[0], signal.SIGKILL)
+        os.kill(workers(ray_folder, "ray::CellDriver")[0], signal.SIGKILL)
         killed.append(True)
 
     killer = threading.Thread(target=kill)
@@ -96,16 +96,6 @@ def test_a_driver_that_is_killed_is_replaced(config, ray_cluster, capsys):
     found, whole = (LatentCache.open(c.output.uri) for c in (chosen, config(1, "whole")))
     assert found.samples().select(SAME).equals(whole.samples().select(SAME))
     assert states(found) == states(whole)
-
-
-def drivers():
-    """Process ids of the cells' drivers, by the names that Ray gives them."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if path.read_text().startswith("ray::CellDriver"):
-                found.append(int(path.parent.name))
-    return found
 
 
 class Refusing:

@@ -18,6 +18,8 @@ from tests.e2e.support import config_tree, write_config, write_list
 from tests.faults import FaultProxy, Rule, fault_proxy
 from tests.s3 import BUCKET, REGION, S3
 
+pytestmark = pytest.mark.chaos
+
 NAMES = ["h264_open", "vp9", "png"]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.support import JOB, ROOT, config_tree, environment, write_config
 
+pytestmark = pytest.mark.chaos
+
 SOURCES = 120_000
 """So many that what is known of them does not stay in memory."""
 
@@ -24,7 +26,7 @@ def temporary(tmp_path: Path) -> Path:
     return folder
 
 
-def _mountable(folder: Path) -> bool:
+def mountable(folder: Path) -> bool:
     """Whether a file system can be mounted in a namespace of one's own."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh", "true"]
     env = environment(TMPDIR=str(folder))
@@ -36,7 +38,7 @@ def _mountable(folder: Path) -> bool:
 
 @pytest.mark.parametrize("how", ["tmpfs", "limit"])
 def test_a_full_folder_for_temporary_files_ends_the_plan_with_its_name(tmp_path, temporary, how):
-    if how == "tmpfs" and not _mountable(temporary):
+    if how == "tmpfs" and not mountable(temporary):
         pytest.skip("no file system can be mounted here")
     dataset = tmp_path / "clips.parquet"
     videos = [f"s3://bucket/{'folder/' * 20}{n:09d}.mp4" for n in range(SOURCES)]

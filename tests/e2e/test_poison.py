@@ -9,6 +9,8 @@ from pipeline import LatentCache
 from tests import stand_in
 from tests.e2e.support import ROOT, config_tree, environment, run_job, write_config, write_list
 
+pytestmark = pytest.mark.chaos
+
 FAULTS = {
     "sleep": "timeout",
     "spin": "timeout",

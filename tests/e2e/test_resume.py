@@ -69,6 +69,7 @@ def test_the_second_run_decodes_nothing(tmp_path, clip):
     assert second.report["run_id"] != first.report["run_id"]
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_killed_after_the_first_commit_it_goes_on(tmp_path, clip, runner, ray_folder):
     dataset = _dataset(tmp_path, clip)
@@ -109,6 +110,7 @@ def _wait_for_commit(output: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.chaos
 def test_sigterm_commits_what_is_done_and_the_next_run_resumes(tmp_path, clip):
     config = _config(
         tmp_path, _dataset(tmp_path, clip), tmp_path / "cache", run__pack_bytes=200_000

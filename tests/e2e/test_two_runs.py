@@ -20,6 +20,8 @@ from pipeline.storage import Store
 from tests.e2e.support import JOB, ROOT, config_tree, environment, run_job, write_config, write_list
 from tests.s3 import REGION
 
+pytestmark = pytest.mark.chaos
+
 NAMES = ["bikes", "carphone", "h264_open", "vfr", "hevc10", "text"]
 
 

@@ -1,9 +1,11 @@
-"""A decoder that breaks down, for files that ask it to.
+"""A decoder that breaks down, for files that ask it to, and a clock that is wrong.
 
 Python runs this at its start where its folder is on the path: a decoder process then obeys what
-``stand_in.marked`` wrote at the end of a file. The rest of such a file is decoded as always.
+``stand_in.marked`` wrote at the end of a file. The rest of such a file is decoded as always. The
+clock is fast by the seconds of ``STAND_IN_CLOCK``.
 """
 
+import datetime
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -109,4 +111,22 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def _put_clock_forward(seconds: float) -> None:
+    real, true_time = datetime.datetime, time.time
+
+    class AnyDatetime(type):
+        def __instancecheck__(cls, value):
+            return isinstance(value, real)
+
+    class Skewed(real, metaclass=AnyDatetime):
+        @classmethod
+        def now(cls, tz=None):
+            return real.now(tz) + datetime.timedelta(seconds=seconds)
+
+    datetime.datetime = Skewed
+    time.time = lambda: true_time() + seconds
+
+
 sys.meta_path.insert(0, _Finder())
+if os.environ.get("STAND_IN_CLOCK"):
+    _put_clock_forward(float(os.environ["STAND_IN_CLOCK"]))
