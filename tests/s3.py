@@ -18,6 +18,7 @@ from pipeline.config import StorageConfig
 ACCESS_KEY, SECRET_KEY, REGION = "test", "testtest", "us-east-1"
 BUCKET = "t2v"
 _START_SECONDS = 60.0
+_SERVICES = ("master", "volume", "filer", "admin", "s3")
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,21 @@ class S3:
         )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """So many ports of the loopback address that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[S3]:
     """Start the server with one bucket; end it, whatever happens."""
-    port = free_port()
+    # Each by name: two servers that start at once would choose the same ones.
+    names = [f"{service}.port{kind}" for service in _SERVICES for kind in ("", ".grpc")]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     weed = Path(sys.executable).with_name("weed")
     flags = {
         "dir": folder,
@@ -70,7 +76,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
         "webdav": "false",
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
-        "s3.port": port,
+        **ports,
         "volume.max": 500,
         "master.volumeSizeLimitMB": 64,
     }
@@ -83,7 +89,7 @@ def s3_server(folder: Path) -> Iterator[S3]:
             stdout=log,
             stderr=log,
         )
-    server = S3(f"http://127.0.0.1:{port}")
+    server = S3(f"http://127.0.0.1:{ports['s3.port']}")
     try:
         _wait_until_ready(server, process, folder)
         yield server

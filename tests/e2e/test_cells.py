@@ -72,6 +72,7 @@ def test_cells_change_nothing(config, ray_cluster, capsys):
     assert "written  0 windows" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 def test_a_driver_that_is_killed_is_replaced(config, ray_cluster, ray_folder, capsys):
     chosen = config(2, "killed")

@@ -70,7 +70,9 @@ def test_the_second_run_decodes_nothing(tmp_path, clip):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    "runner", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
 def test_killed_after_the_first_commit_it_goes_on(tmp_path, clip, runner, ray_folder):
     dataset = _dataset(tmp_path, clip)
     whole = _config(tmp_path, dataset, tmp_path / "whole")
@@ -144,6 +146,7 @@ LYING = [
 ]
 
 
+@pytest.mark.slow
 def test_headers_that_lie_do_not_change_what_is_encoded(tmp_path, clip):
     dataset = _dataset(tmp_path, clip, LYING)
     config = _config(tmp_path, dataset, tmp_path / "cache")

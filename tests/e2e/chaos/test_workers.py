@@ -49,11 +49,8 @@ def _report(capsys) -> dict:
 @pytest.mark.parametrize(
     "who",
     [
-        "all",
-        *(
-            pytest.param(w, marks=pytest.mark.slow)
-            for w in ("decoder", "encoder", "writer", "late")
-        ),
+        pytest.param(who, marks=pytest.mark.slow)
+        for who in ("all", "decoder", "encoder", "writer", "late")
     ],
 )
 def test_workers_killed_in_the_middle_of_a_task(place, joined, whole, tmp_path, capsys, who):
