@@ -18,7 +18,8 @@ A folder holds one bucket and length (h544w992x17), so that its samples can be b
 (t, C, h, w) in the cache's dtype, bit for bit; they are not normalised. DIR/_export.json tells the
 contract, the snapshot, the condition and every shard. It is written first with "complete": false
 and last with true: an export without that is not whole. DIR is a path or any fsspec URI, and must
-be empty.
+be empty. The last line of stdout is a JSON object. Exit codes: 0 done; 1 usage, or it cannot be
+done; 130 stopped by Ctrl-C.
 
 --where takes columns of LatentCache.sources() (caption, uri, your own, …) and of segments (bucket,
 bucket_height, bucket_width, frames, fps, first_frame):

@@ -6,8 +6,9 @@ Examples:
   python jobs/verify_cache.py output/demo --repair
 
 Without --repair nothing is changed. With it, damaged segments are marked lost, and the next run of
-encode_dataset.py encodes exactly those again. Credentials come from the environment. Exit codes:
-0 sound, or all damage was marked; 1 usage, or it cannot be done; 3 damaged.
+encode_dataset.py encodes exactly those again. Credentials come from the environment.
+
+Exit codes: 0 sound, or all damage was marked; 1 usage, or it cannot be done; 3 damaged.
 """
 
 import argparse

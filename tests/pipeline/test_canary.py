@@ -11,14 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.canary import CanaryError, CanaryReport, RunsCanary, check_fidelity
 from pipeline.config import Config, load_config
-from pipeline.encode import Encoded
 from pipeline.errors import UserError
 from pipeline.job import JobOptions, run_job
 from pipeline.manifest import Manifest
-from pipeline.stages.encode import make_vae_encoder
 from pipeline.storage import Store
 from tests.faithful_vae import WIDTHS, smooth_frames, write_checkpoint
 from tests.faithful_vae import config as architecture
+from tests.mistaken import Changed, same
 from vae import seeded_state_dict
 
 
@@ -53,23 +52,6 @@ def run_config(videos: Path, output: Path, checkpoint: Path | None, **fields) ->
         decode__isolate=False,
         **{"canary": "on", **fields},
     )
-
-
-class Changed:
-    """An encoder with a mistake, in the frames that it is given or in the latents that it makes."""
-
-    def __init__(self, frames, latents, config, recipe) -> None:
-        self._frames, self._latents = frames, latents
-        self._encode = make_vae_encoder(config, recipe)
-
-    def __call__(self, frames: np.ndarray, sample_ids: list[str]) -> Encoded:
-        found = self._encode(np.ascontiguousarray(self._frames(frames)), sample_ids)
-        tensors = {n: np.ascontiguousarray(self._latents(t)) for n, t in found.tensors.items()}
-        return Encoded(tensors, found.bad)
-
-
-def same(values: np.ndarray) -> np.ndarray:
-    return values
 
 
 def as_if_in_0_to_1(frames: np.ndarray) -> np.ndarray:

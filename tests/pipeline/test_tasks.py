@@ -10,6 +10,7 @@ from helpers import make_config, make_facts, make_recipe, make_segment, make_sou
 
 from pipeline.buckets import Bucket
 from pipeline.config import load_config
+from pipeline.metrics import SILENT
 from pipeline.stages.decode import _Packer
 from pipeline.tasks import make_units, pack_windows
 
@@ -31,7 +32,7 @@ def config_of(**fields):
 
 def packs_of(unit, cap):
     """Bucket and windows of the packs that the decode stage makes of a unit, in order."""
-    packer, made = _Packer(dict(unit.packs), PACK), []
+    packer, made = _Packer(dict(unit.packs), PACK, SILENT), []
 
     def pack(key):
         parts = packer.open.pop(key)

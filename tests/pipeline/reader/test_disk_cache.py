@@ -73,7 +73,9 @@ def test_many_processes_share_a_folder_and_its_limit(tmp_path):
             worker.join()
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, 0, 0, 0]
     assert wrong.value == 0
-    assert limit / 2 < largest <= limit
+    # One look is no moment: of each process an entry may be seen under both of its names.
+    assert limit / 2 < largest <= limit + 5 * 12 * KIB
+    assert on_disk(tmp_path) <= limit
     left = DiskCache(tmp_path, limit)
     held = [key for key in map(str, range(60)) if left.get(key) is not None]
     assert len(held) >= 20

@@ -4,12 +4,13 @@ import functools
 
 import numpy as np
 import pytest
+from test_canary import run_config, videos
 
 from pipeline.canary import CanaryError
 from pipeline.errors import UserError
 from pipeline.job import JobOptions, run_job
 from tests.faithful_vae import write_checkpoint
-from tests.pipeline.test_canary import Changed, run_config, same, videos
+from tests.mistaken import Changed, same
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 __all__ = ["videos"]  # a fixture
