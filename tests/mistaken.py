@@ -21,3 +21,8 @@ class Changed:
 
 def same(values: np.ndarray) -> np.ndarray:
     return values
+
+
+def as_bgr(frames: np.ndarray) -> np.ndarray:
+    """Frames with red and blue exchanged."""
+    return frames[..., ::-1]

@@ -17,7 +17,7 @@ from pipeline.manifest import Manifest
 from pipeline.storage import Store
 from tests.faithful_vae import WIDTHS, smooth_frames, write_checkpoint
 from tests.faithful_vae import config as architecture
-from tests.mistaken import Changed, same
+from tests.mistaken import Changed, as_bgr, same
 from vae import seeded_state_dict
 
 
@@ -81,7 +81,7 @@ def test_a_sound_run_passes_and_tells(videos, tmp_path, checkpoint, capsys):
     ("mistake", "told"),
     [
         (changed(as_if_in_0_to_1), ["less than canary_psnr 20", "not what the encoder makes"]),
-        (changed(lambda f: f[..., ::-1]), ["less than canary_psnr 20", "not what the encoder"]),
+        (changed(as_bgr), ["less than canary_psnr 20", "not what the encoder"]),
         (changed(latents=lambda t: t.swapaxes(-1, -2)), ["[3, 4, 4, 2]", "axes are swapped"]),
         pytest.param(
             changed(latents=lambda t: t.swapaxes(1, 2)),

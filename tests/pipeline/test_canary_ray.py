@@ -2,7 +2,6 @@
 
 import functools
 
-import numpy as np
 import pytest
 from test_canary import run_config, videos
 
@@ -10,14 +9,10 @@ from pipeline.canary import CanaryError
 from pipeline.errors import UserError
 from pipeline.job import JobOptions, run_job
 from tests.faithful_vae import write_checkpoint
-from tests.mistaken import Changed, same
+from tests.mistaken import Changed, as_bgr, same
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 __all__ = ["videos"]  # a fixture
-
-
-def _as_bgr(frames: np.ndarray) -> np.ndarray:
-    return frames[..., ::-1]
 
 
 @pytest.fixture
@@ -36,6 +31,6 @@ def test_it_runs_by_itself_where_encoders_have_gpus(config, capsys):
 
 def test_a_mistake_ends_the_run_before_it_begins(config, tmp_path):
     with pytest.raises(CanaryError, match="less than canary_psnr 20"):
-        run_job(config, JobOptions(), functools.partial(Changed, _as_bgr, same))
+        run_job(config, JobOptions(), functools.partial(Changed, as_bgr, same))
     assert issubclass(CanaryError, UserError)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["leases"]
