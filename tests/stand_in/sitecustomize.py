@@ -2,7 +2,7 @@
 
 Python runs this at its start where its folder is on the path: a decoder process then obeys what
 ``stand_in.marked`` wrote at the end of a file. The rest of such a file is decoded as always. The
-clock is fast by the seconds of ``STAND_IN_CLOCK``.
+clock of leases and commits is fast by the seconds of ``STAND_IN_CLOCK``.
 """
 
 import datetime
@@ -20,6 +20,8 @@ MARK = b"STAND-IN"
 LENGTH = 64
 TARGET = os.environ.get("STAND_IN", "pipeline.isolated.child")
 """The module whose decoder is replaced: that of decoder processes."""
+CLOCK = "STAND_IN_CLOCK"
+"""Seconds by which the clock of leases and commits is fast."""
 
 
 def _spin() -> None:
@@ -96,8 +98,13 @@ def _obey(module: ModuleType) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
+    """Changes a module right after it was executed, before who imports it sees it."""
+
+    def __init__(self, target, change) -> None:
+        self._target, self._change = target, change
+
     def find_spec(self, name, path, target=None):
-        if name != TARGET:
+        if name != self._target:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -105,28 +112,17 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def then(module: ModuleType) -> None:
             execute(module)
-            _obey(module)
+            self._change(module)
 
         spec.loader.exec_module = then
         return spec
 
 
-def _put_clock_forward(seconds: float) -> None:
-    real, true_time = datetime.datetime, time.time
-
-    class AnyDatetime(type):
-        def __instancecheck__(cls, value):
-            return isinstance(value, real)
-
-    class Skewed(real, metaclass=AnyDatetime):
-        @classmethod
-        def now(cls, tz=None):
-            return real.now(tz) + datetime.timedelta(seconds=seconds)
-
-    datetime.datetime = Skewed
-    time.time = lambda: true_time() + seconds
+def _put_clock_forward(manifest: ModuleType) -> None:
+    true, fast = manifest.now, datetime.timedelta(seconds=float(os.environ[CLOCK]))
+    manifest.now = lambda: true() + fast
 
 
-sys.meta_path.insert(0, _Finder())
-if os.environ.get("STAND_IN_CLOCK"):
-    _put_clock_forward(float(os.environ["STAND_IN_CLOCK"]))
+sys.meta_path.insert(0, _Finder(TARGET, _obey))
+if CLOCK in os.environ:
+    sys.meta_path.insert(0, _Finder("pipeline.manifest", _put_clock_forward))
