@@ -16,13 +16,13 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pipeline.cli import Parser, positive
+from pipeline.cli import Parser, positive, storage_of
 from pipeline.config import VAESection
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from pipeline.manifest import Manifest
-from pipeline.page.access import add_access, local_folder, storage_of
+from pipeline.page.access import add_access, local_folder
 from pipeline.page.origin import find_origin
 from pipeline.page.tell import check_windows, facts_of, text_of
 from pipeline.page.windows import show_windows

@@ -23,7 +23,7 @@ from typing import NoReturn
 from pipeline.cli import Progress, add_store_options, byte_size, positive, storage_of
 from pipeline.errors import UserError
 from pipeline.explain import explained
-from pipeline.leases import RANGES, Leases
+from pipeline.leases import RANGES, Leases, tell_of_waiting
 from pipeline.logs import logging_to_stderr
 from pipeline.maintain import text
 from pipeline.maintain.compact import compact, plan_compaction
@@ -197,12 +197,8 @@ def _run(manifest: Manifest, args: argparse.Namespace) -> None:
         _tell(manifest, args)
     else:
         with Leases(manifest.store, new_maintenance_id(args.command)) as leases:
-            leases.take(RANGES, _tell_of_waiting)
+            leases.take(RANGES, tell_of_waiting)
             _CHANGING[args.command](manifest, args, leases.check)
-
-
-def _tell_of_waiting(name: str, holder: str) -> None:
-    print(f"waiting for run {holder}, which holds range {name} of the sources", file=sys.stderr)
 
 
 def _history(manifest: Manifest, args: argparse.Namespace) -> None:

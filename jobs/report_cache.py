@@ -17,13 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cli import Parser, not_negative, positive
+from pipeline.cli import Parser, not_negative, positive, storage_of
 from pipeline.config import StorageConfig, VAESection
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from pipeline.manifest import Manifest
-from pipeline.page.access import add_access, local_folder, storage_of
+from pipeline.page.access import add_access, local_folder
 from pipeline.page.make import PAGE, Asked, Made, make_page
 from pipeline.storage import Store
 

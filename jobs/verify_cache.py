@@ -18,13 +18,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from pipeline.cli import Parser, positive
-from pipeline.config import StorageConfig
+from pipeline.cli import Parser, add_store_options, positive, storage_of
 from pipeline.errors import UserError
 from pipeline.explain import explained
-from pipeline.leases import RANGES, Leases
+from pipeline.leases import RANGES, Leases, tell_of_waiting
+from pipeline.logs import logging_to_stderr
 from pipeline.maintain.republish import new_maintenance_id
 from pipeline.manifest import Manifest
 from pipeline.storage import Store
@@ -62,12 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repair", action="store_true", help="mark damaged segments lost")
     parser.add_argument("--out", metavar="FILE", help="write the list of what is wrong as JSON")
-    store = parser.add_argument_group("S3-compatible stores")
-    store.add_argument("--endpoint-url", metavar="URL", help="default: AWS_ENDPOINT_URL")
-    store.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
+    add_store_options(parser)
     return parser
 
 
+@logging_to_stderr("text")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verify, and repair if asked to; returns the exit code."""
     parser = make_parser()
@@ -75,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.repair and args.snapshot is not None:
         parser.error("--repair works on the newest state: leave --snapshot out")
     try:
-        storage = _storage(args)
-        manifest = Manifest(Store(args.uri, storage))
+        manifest = Manifest(Store(args.uri, storage_of(args)))
         with explained(manifest.store.uri, "used"):
             if manifest.contract() is None:
                 raise UserError(f"{manifest.store.uri}: there is no cache here; check the URI")
@@ -84,13 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-
-
-def _storage(args: argparse.Namespace) -> StorageConfig:
-    try:
-        return StorageConfig(endpoint_url=args.endpoint_url, region=args.region)
-    except ValidationError as error:
-        raise UserError(f"--endpoint-url {error.errors()[0]['msg']}") from error
 
 
 def _run(manifest: Manifest, args: argparse.Namespace) -> int:
@@ -102,7 +91,7 @@ def _run(manifest: Manifest, args: argparse.Namespace) -> int:
     if args.repair and not found.sound:
         run_id = new_maintenance_id("repair")
         with Leases(manifest.store, run_id) as leases:
-            leases.take(RANGES, _tell_of_waiting)
+            leases.take(RANGES, tell_of_waiting)
             done = repair(manifest, found.findings, run_id, leases.check)
         print(repair_text(done))
     print(totals(found, done))
@@ -120,10 +109,6 @@ class _Progress:
         if time.monotonic() - self._told >= _TELL_SECONDS:
             print(f"{done} shards were read", file=sys.stderr)
             self._told = time.monotonic()
-
-
-def _tell_of_waiting(name: str, holder: str) -> None:
-    print(f"waiting for run {holder}, which holds range {name} of the sources", file=sys.stderr)
 
 
 def _write(path: Path, found: Verification) -> None:

@@ -18,7 +18,7 @@ from pipeline.config import Config
 from pipeline.contract import Contract, ContractError
 from pipeline.forecast import Forecast, Rate, make_forecast, packs_per_shard
 from pipeline.installed import installed_versions
-from pipeline.leases import Fence, LeaseLostError, Leases
+from pipeline.leases import Fence, LeaseLostError, Leases, tell_of_waiting
 from pipeline.logs import LogFormat, fail, logging_to_stderr, tell, warn
 from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.measured import Measured, measured_before
@@ -143,7 +143,7 @@ class _Job:
         with Leases(self.manifest.store, self.run_id) as leases:
             self.guard = leases.check
             while not plan.ranges <= leases.held:
-                leases.take(plan.ranges, self.tell_of_waiting)
+                leases.take(plan.ranges, tell_of_waiting)
                 if self.manifest.versions() == seen:
                     break
                 # Another run was at work: what it and the dataset look like now decides.
@@ -227,9 +227,6 @@ class _Job:
         for note in catalog.notes:
             tell(f"dataset: {note}")
         return catalog
-
-    def tell_of_waiting(self, name: str, holder: str) -> None:
-        tell(f"waiting for run {holder}, which holds range {name} of the sources")
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
         """Probe files, each once a run however often it plans."""

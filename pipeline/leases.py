@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from pipeline.errors import UserError
 from pipeline.explain import explained
-from pipeline.logs import warn
+from pipeline.logs import tell, warn
 from pipeline.manifest import now
 from pipeline.storage import STORE_ERRORS, Store
 
@@ -229,6 +229,11 @@ class Leases:
                 f"the lease on range {name} of the sources could not be "
                 f"{'released' if released else 'renewed'}: {type(error).__name__}: {error}"
             )
+
+
+def tell_of_waiting(name: str, holder: str) -> None:
+    """Say that a range of another run is waited for."""
+    tell(f"waiting for run {holder}, which holds range {name} of the sources")
 
 
 def _path(name: str, token: int) -> str:

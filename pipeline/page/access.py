@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from pipeline.config import StorageConfig
+from pipeline.cli import add_store_options
 from pipeline.errors import UserError
 
 
@@ -20,17 +18,7 @@ def add_access(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto"
     )
-    store = parser.add_argument_group("S3-compatible stores")
-    store.add_argument("--endpoint-url", metavar="URL", help="default: AWS_ENDPOINT_URL")
-    store.add_argument("--region", metavar="NAME", help="default: AWS_REGION")
-
-
-def storage_of(args: argparse.Namespace) -> StorageConfig:
-    """The stores' settings. Raises ``UserError``."""
-    try:
-        return StorageConfig(endpoint_url=args.endpoint_url, region=args.region)
-    except ValidationError as error:
-        raise UserError(f"--endpoint-url {error.errors()[0]['msg']}") from error
+    add_store_options(parser)
 
 
 def local_folder(out: str) -> Path:
