@@ -185,7 +185,7 @@ def test_older_files_are_replaced_and_a_failure_leaves_them(narrow, clip, capsys
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_leaves_no_file(number, code, narrow, clip, tmp_path):
-    options = ["--size", "96x224", "--max-windows", "15"]
+    options = ["--size", "192x448", "--max-windows", "15"]
     job = [sys.executable, reconstruct.__file__, clip("bikes"), *narrow, *options]
     with subprocess.Popen(job, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
