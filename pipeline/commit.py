@@ -18,6 +18,7 @@ from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.metrics import BYTES_WRITTEN, COMMIT, QUEUE, SILENT, Meter
 from pipeline.packs import Event, facts_from_json, facts_to_json
 from pipeline.schema import SAMPLES, SOURCES
+from pipeline.signals import stops_wait
 from pipeline.sources import SourcePlan
 from pipeline.stages.write import Written
 from pipeline.windows import WINDOW_FRAMES
@@ -224,8 +225,13 @@ class Committer:
             }
         )
 
+    @stops_wait()
     def commit(self) -> None:
-        """Append what has been gathered: first the segments, then the ended sources."""
+        """Append what has been gathered: first the segments, then the ended sources.
+
+        A signal to stop waits until it is done: rows that were appended and not yet let go of
+        would be appended again by the commit that follows a stop.
+        """
         begun = time.monotonic()
         anything = self._carried.num_rows or self._segments or self._ends
         if anything:

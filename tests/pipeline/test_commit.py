@@ -1,6 +1,8 @@
+import signal
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from commit_cases import (
     FACTS,
     committer,
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 
 from pipeline.coverage import Coverage, committed_coverage
 from pipeline.errors import Reason, SourceError
+from pipeline.manifest import Manifest
 from pipeline.packs import facts_to_json
 
 # ---- when a source ends
@@ -158,6 +161,33 @@ def test_a_source_whose_windows_are_all_there_is_ok_at_once():
     chosen = committer(make_source(coverage=Coverage({SMALL: ((0, 4),)}, 4, 70)))
     assert ends(chosen)["s"]["status"] == "ok"
     assert chosen.tally.windows == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_a_commit_doubles_nothing(tmp_path, monkeypatch, number):
+    chosen = committer(make_source(), manifest=make_manifest(tmp_path))
+    append, stopped = Manifest.append, []
+
+    def append_and_stop(manifest, *args):
+        append(manifest, *args)
+        if not stopped:
+            stopped.append(number)
+            signal.raise_signal(number)
+
+    def stop(_number, _frame):
+        raise InterruptedError
+
+    monkeypatch.setattr(Manifest, "append", append_and_stop)
+    before = signal.signal(number, stop)
+    try:
+        chosen.add(written(segment(windows=4)))
+        with pytest.raises(InterruptedError):
+            chosen.commit()
+        chosen.commit()
+    finally:
+        signal.signal(number, before)
+    assert stopped == [number]
+    assert make_manifest(tmp_path).read("samples")["windows"].to_pylist() == [4]
 
 
 def test_giving_up_fails_what_is_open():
