@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoo
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.measured import Decode
+from pipeline.fitting import Decode
 from pipeline.recipe import Recipe
 from pipeline.stages.decode import UNIT, make_decode_fn
 from pipeline.stages.encode import Encoder, MakeEncoder, make_vae_encoder
@@ -111,7 +111,8 @@ def configure_context(config: Config, store_bytes: float | None) -> None:
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = DataContext.get_current()
-    context.target_max_block_size = config.run.pack_bytes
+    # A full pack is a block of its own: Ray Data would copy blocks of two to take them apart.
+    context.target_max_block_size = max(1, config.run.pack_bytes // 2)
     context.execution_no_progress_timeout_s = -1  # waiting for a GPU is no failure
     context.max_consecutive_actor_init_deaths = 16  # a bad node must not end the run
     context.raise_original_map_exception = True  # so that a user's mistake is told as one

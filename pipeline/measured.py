@@ -1,21 +1,13 @@
-"""What earlier runs of a cache measured, and what a run decides by it: where to decode."""
+"""What earlier runs of a cache measured, for what a run decides by it."""
 
 import json
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
-from pipeline.config import Config
 from pipeline.manifest import Manifest
-
-STORE_SECONDS = 10.0
-"""Frames of so many seconds have to fit into the half of the object store that Ray Data uses; a
-store that holds less is no buffer between decoders and encoders, and it spills."""
 
 _RUNS = 20
 """Runs that are looked at, from the newest on."""
-
-Decode = Literal["stage", "in_actor"]
 
 
 @dataclass(frozen=True)
@@ -49,15 +41,3 @@ def measured_before(manifest: Manifest) -> Measured:
         if len(found) == 2:
             break
     return Measured(found.get("frame_bytes_per_second"), found.get("driver_seconds_per_pack"))
-
-
-def choose_decode(config: Config, measured: Measured, store_bytes: float) -> Decode:
-    """Where to decode, in a cluster whose object stores hold ``store_bytes`` together.
-
-    ``auto`` is beside the encoder where the frames that an earlier run moved would not fit into the
-    object store for ``STORE_SECONDS``; a stage of its own where nothing was measured.
-    """
-    if config.run.decode != "auto":
-        return config.run.decode
-    moved = (measured.bytes_per_second or 0.0) * STORE_SECONDS
-    return "in_actor" if moved > store_bytes / 2 else "stage"

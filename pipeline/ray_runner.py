@@ -13,9 +13,10 @@ from pipeline.canary import TRIED_UNITS, CanaryReport, run_canary
 from pipeline.cells import Cell, CellWork
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.fitting import Decode, choose_decode, fit_packs
 from pipeline.graph import DECODE_CPUS, WRITE_CPUS, configure_context, execute, user_errors
 from pipeline.logs import warn
-from pipeline.measured import NOTHING, Decode, Measured, choose_decode
+from pipeline.measured import NOTHING, Measured
 from pipeline.metrics import ENDED, Command, Meter, RunState
 from pipeline.plan import ProbeAnswer
 from pipeline.recipe import Recipe
@@ -177,8 +178,9 @@ class RayRunner:
         Raises ``UserError`` when a local cluster has no room for the run.
         """
         decode = self._settle(measured, cells=1)
-        configure_context(self.config, self.config.run.object_store_bytes)
-        yield from execute(units, self.config, recipe, packs_per_shard, self._make_encoder, decode)
+        config = fit_packs(self.config, self._store_bytes(), decode)
+        configure_context(config, config.run.object_store_bytes)
+        yield from execute(units, config, recipe, packs_per_shard, self._make_encoder, decode)
 
     def run_cells(
         self, cells: Sequence[Cell], work: CellWork, measured: Measured = NOTHING
@@ -188,14 +190,19 @@ class RayRunner:
         Raises ``UserError`` when a local cluster has no room for the run.
         """
         decode = self._settle(measured, len(cells))
-        store = self.config.run.object_store_bytes or int(_store_bytes())
+        store = int(self._store_bytes())
         return Supervisor(cells, work, store // len(cells), self._make_encoder, decode)
 
     def _settle(self, measured: Measured, cells: int) -> Decode:
         self._join()
-        decode = choose_decode(self.config, measured, _store_bytes())
+        decode = choose_decode(self.config, measured, self._store_bytes())
         self._check_room(decode, cells)
         return decode
+
+    def _store_bytes(self) -> float:
+        """What the run may take of the cluster's object stores, twice what Ray Data uses."""
+        held: float = ray.cluster_resources().get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
+        return self.config.run.object_store_bytes or held
 
 
 class _Canary:
@@ -206,8 +213,3 @@ class _Canary:
 
     def look(self, units: Sequence[Unit]) -> CanaryReport | None:
         return run_canary(self._config, units, self._recipe, self._make_encoder)
-
-
-def _store_bytes() -> float:
-    bytes_: float = ray.cluster_resources().get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
-    return bytes_

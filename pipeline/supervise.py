@@ -10,11 +10,11 @@ import ray.exceptions
 from pipeline.cells import Cell, CellRun, CellWork, left_of
 from pipeline.commit import Tally
 from pipeline.errors import UserError
+from pipeline.fitting import Decode, fit_packs
 from pipeline.forecast import window_seconds
 from pipeline.graph import configure_context, execute, user_errors
 from pipeline.logs import warn
 from pipeline.manifest import Manifest
-from pipeline.measured import Decode
 from pipeline.stages.encode import MakeEncoder
 from pipeline.stages.ray_meter import RayMeter
 from pipeline.tasks import make_units
@@ -57,11 +57,12 @@ class CellDriver:
         buckets = {bucket for source in cell.sources for bucket in source.buckets}
         seconds = window_seconds(cell.config, Manifest(work.store), buckets)
         units = make_units(cell.config, work.recipe, cell.sources, seconds)
-        configure_context(cell.config, self._store_bytes)
+        config = fit_packs(cell.config, self._store_bytes, self._decode)
+        configure_context(config, self._store_bytes)
         return self._run.carry(
             execute(
                 units,
-                cell.config,
+                config,
                 work.recipe,
                 work.packs_per_shard,
                 self._make_encoder,

@@ -10,16 +10,11 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from pipeline.config import Config, load_config
 from pipeline.config_types import Section
 from pipeline.errors import UserError
+from pipeline.fitting import store_for_packs
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 GIB = 2**30
-
-BLOCKS_PER_DECODER = 3
-"""Packs that a decode task holds in the object store: one in the making, two that wait."""
-
-PACKS_PER_ENCODER = 2
-"""Packs on their way to an encoder: Ray Data sends it one beside the one it works on."""
 
 _NAME = Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
 """At most 40 characters, so that the names that KubeRay derives stay valid."""
@@ -142,7 +137,7 @@ class Values(Section):
     @property
     def object_store_bytes(self) -> int:
         """Object store of a GPU node; Ray Data fills half of it."""
-        return object_store_bytes(
+        return store_for_packs(
             self.gpu_nodes.decode_tasks, self.gpu_nodes.gpus, self._config.run.pack_bytes
         )
 
@@ -156,12 +151,6 @@ class Values(Section):
         settings = [f"{key}={value}" for key, value in self._settings(1).items()]
         fields = {"dataset.uri": self.dataset, "output.uri": self.output}
         return load_config(str(ROOT / self.config), settings, fields)
-
-
-def object_store_bytes(decode_tasks: int, encoders: int, pack_bytes: int) -> int:
-    """Bytes that hold the frames in flight on a node twice."""
-    packs = decode_tasks * BLOCKS_PER_DECODER + encoders * PACKS_PER_ENCODER
-    return 2 * packs * pack_bytes
 
 
 def load_values(path: Path) -> Values:

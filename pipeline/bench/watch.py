@@ -39,6 +39,7 @@ class Watch:
         self._times: list[float] = []
         self._cpu: list[float] = []
         self._spilled = 0
+        self._own_seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, daemon=True)
 
@@ -58,7 +59,10 @@ class Watch:
         self._look()
 
     def cpu_seconds(self, begin: float, end: float) -> float:
-        """CPU time of all processes between two times of the clock (seconds since the epoch)."""
+        """CPU time of all processes between two times of the clock (seconds since the epoch).
+
+        What looking at them takes is left out.
+        """
         return self._at(end) - self._at(begin)
 
     def peak_bytes(self, words: tuple[str, ...]) -> dict[str, int]:
@@ -93,6 +97,7 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
+        begun = time.thread_time()
         for process in _family():
             seen = self._processes.setdefault(process, _Process())
             with contextlib.suppress(OSError, IndexError, ValueError):
@@ -103,7 +108,9 @@ class Watch:
                 seen.names.add(_name(process))
         self._spilled = max(self._spilled, _spilled_bytes())
         self._times.append(time.time())
-        self._cpu.append(sum(process.cpu_seconds for process in self._processes.values()))
+        seen_seconds = sum(process.cpu_seconds for process in self._processes.values())
+        self._cpu.append(seen_seconds - self._own_seconds)
+        self._own_seconds += time.thread_time() - begun
 
 
 def _family() -> set[int]:

@@ -17,6 +17,9 @@ _KEPT_BYTES = 256 * 2**20
 SHARED_BYTES = 2**20
 """Frames of less are sent as they are: each piece of memory that is held takes a descriptor."""
 
+_MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+"""All pages at once (Linux): one by one, as they are read, costs more."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -111,6 +114,6 @@ def frames_of(descriptor: int, shape: tuple[int, ...]) -> Frames:
             raise ValueError(f"{shape} frames in {os.fstat(descriptor).st_size} bytes")
         if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
             raise ValueError("memory that may shrink")
-        return np.frombuffer(mmap.mmap(descriptor, size), np.uint8).reshape(shape)
+        return np.frombuffer(mmap.mmap(descriptor, size, _MAPPED), np.uint8).reshape(shape)
     finally:
         os.close(descriptor)

@@ -1,6 +1,6 @@
 """Decode: a unit of files becomes packs of uint8 windows, without those that are known."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from pipeline.packs import (
     facts_to_json,
     to_batch,
 )
+from pipeline.pool import MemoryPool
 from pipeline.reading import open_source
 from pipeline.recipe import Recipe, segment_cap, window_bytes
 from pipeline.units import ClipTask, FileTask, Unit
@@ -43,6 +44,9 @@ Frames = npt.NDArray[np.uint8]
 
 NO_FRAMES: Frames = np.zeros((0, 1, 16, 16, 3), dtype=np.uint8)
 """Stands where a pack carries no window at all: events and references alone."""
+
+_PACKS = MemoryPool(kept_bytes=256 * 2**20)
+"""Of this process: a decode task of Ray keeps nothing from one call to the next."""
 
 
 def make_decode_fn(
@@ -224,10 +228,15 @@ class _Packer:
 
     def _pack(self, key: tuple[Bucket, int]) -> Batch:
         parts = self.open.pop(key)
-        tensor = parts[0][0] if len(parts) == 1 else np.concatenate([frames for frames, _ in parts])
+        tensor = parts[0][0] if len(parts) == 1 else _joined([frames for frames, _ in parts])
         return to_batch(self._meta(tuple(info for _, info in parts)), {FRAMES: tensor})
 
     def _meta(self, segments: tuple[SegmentInfo, ...]) -> PackMeta:
         meta = PackMeta("", segments, tuple(self.events), tuple(self.references))
         self.events, self.references = [], []
         return replace(meta, pack_id=stable_hash(["pack", meta.to_json()]))
+
+
+def _joined(parts: Sequence[Frames]) -> Frames:
+    windows = sum(len(frames) for frames in parts)
+    return np.concatenate(parts, out=_PACKS.empty((windows, *parts[0].shape[1:])))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.manifests.__main__ import main
-from infra.manifests.values import GIB, INFRA, load_values, object_store_bytes, ray_version
+from infra.manifests.values import GIB, INFRA, load_values, ray_version
 from pipeline.errors import UserError
 
 MIB = 2**20
@@ -23,18 +23,6 @@ def _load(folder: Path, tree: dict):
     path = folder / "values.yaml"
     path.write_text(yaml.safe_dump(tree))
     return load_values(path)
-
-
-def test_a_node_of_eight_gpus_and_packs_of_64_mib():
-    assert object_store_bytes(decode_tasks=24, encoders=8, pack_bytes=64 * MIB) == 11 * GIB
-
-
-@given(st.integers(1, 500), st.integers(1, 16), st.integers(1, 4 * GIB))
-def test_half_of_the_store_holds_what_is_in_flight(decode_tasks, encoders, pack_bytes):
-    store = object_store_bytes(decode_tasks, encoders, pack_bytes)
-    in_flight = sum(3 * pack_bytes for _ in range(decode_tasks))
-    in_flight += sum(2 * pack_bytes for _ in range(encoders))
-    assert store == 2 * in_flight
 
 
 @given(st.integers(1, 32), st.integers(1, 8))
