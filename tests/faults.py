@@ -7,6 +7,7 @@ the first whose turn it is.
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import re
@@ -78,15 +79,24 @@ class Rule:
         """A number below ``stop``."""
         return self._random.randrange(stop)
 
-    def strikes(self, method: str, key: str, process: int | None = None) -> bool:
-        """Whether it is the turn of this request; each call draws."""
+    def strikes(
+        self, method: str, key: str, sender: Callable[[], int | None] = lambda: None
+    ) -> bool:
+        """Whether it is the turn of this request; each call draws.
+
+        ``sender`` finds the process that sent it, which takes long: it is asked where it matters.
+        """
+        if self.times is not None and self.hits >= self.times:
+            return False
         if not re.fullmatch(self.method, method) or not re.search(self.key, key):
             return False
-        if self.sender and not (process and re.search(self.sender, processes.command(process))):
-            return False
+        if self.sender:
+            process = sender()
+            if process is None or not re.search(self.sender, processes.command(process)):
+                return False
         self._met += 1
         drawn = self._random.random() < self.probability
-        return drawn and self._met > self.skip and (self.times is None or self.hits < self.times)
+        return drawn and self._met > self.skip
 
 
 @dataclass(frozen=True)
@@ -174,10 +184,10 @@ class FaultProxy:
             began=time.monotonic(),
         )
         # Every rule draws, so that its sequence does not depend on the others.
-        rules = self._rules
-        process = _sender(request) if any(rule.sender or rule.kill for rule in rules) else None
-        due = [rule for rule in rules if rule.strikes(seen.method, seen.key, process)]
+        sender = functools.cache(lambda: _sender(request))
+        due = [rule for rule in self._rules if rule.strikes(seen.method, seen.key, sender)]
         rule = due[0] if due else None
+        process = sender() if rule is not None and rule.kill else None
         try:
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
