@@ -6,8 +6,16 @@ from enum import StrEnum
 class UserError(Exception):
     """Bad usage, configuration or environment; jobs print its message and exit with code 1.
 
-    The message names the thing, the value and the remedy.
+    The message names the thing, the value and the remedy. It is kept apart from ``args``, to which
+    Ray adds advice of its own where a task raises.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class StoreError(UserError):

@@ -109,7 +109,11 @@ def configure_context(config: Config, store_bytes: float | None) -> None:
     Half of ``store_bytes`` of the object store is what an execution may take; None leaves it to
     Ray Data, which takes half of what the cluster has.
     """
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.addFilter(_no_mistake)
     context = DataContext.get_current()
     # A full pack is a block of its own: Ray Data would copy blocks of two to take them apart.
     context.target_max_block_size = max(1, config.run.pack_bytes // 2)
@@ -121,6 +125,11 @@ def configure_context(config: Config, store_bytes: float | None) -> None:
         context.execution_options.resource_limits = ExecutionResources.for_limits(
             object_store_memory=store_bytes // 2
         )
+
+
+def _no_mistake(record: logging.LogRecord) -> bool:
+    """Whether a record does not tell a mistake of the user: that is told once, without a trace."""
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
 
 
 def execute(

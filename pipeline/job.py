@@ -4,11 +4,9 @@ import contextlib
 import datetime
 import json
 import secrets
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
 
 from pipeline.canary import check_fidelity
 from pipeline.catalog import Catalog, read_catalog
@@ -37,6 +35,7 @@ from pipeline.report import (
     summary_text,
 )
 from pipeline.runner import LocalRunner, Runner
+from pipeline.signals import Terminated, sigterm_interrupts
 from pipeline.stages.encode import MakeEncoder, make_vae_encoder
 from pipeline.storage import Store
 from pipeline.weights import make_contract, resolve_vae
@@ -46,10 +45,6 @@ EXIT_USAGE = 1
 EXIT_FAILURES = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ def run_job(
         with (
             logging_to_stderr(options.log_format),
             _runner(config, make_encoder) as runner,
-            _sigterm_raises(),
+            sigterm_interrupts(),
         ):
             return _Job(config, options, runner).run()
     except Terminated:
@@ -94,21 +89,6 @@ def _runner(config: Config, make_encoder: MakeEncoder) -> Iterator[Runner]:
 
     with RayRunner(config, make_encoder) as runner:
         yield runner
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into ``Terminated``; only the main thread may ask for this."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def new_run_id() -> str:
@@ -172,10 +152,10 @@ class _Job:
         )
         try:
             rate = self.execute(plan, recipe, forecast, committer, cells, measured)
-        except (Terminated, KeyboardInterrupt) as stop:
+        except KeyboardInterrupt:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, rate=None)
-            return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+            raise
         except TooManyFailuresError as stop:
             committer.commit()
             self.finish("stopped", plan, committer, contract, snapshot=None, rate=None)

@@ -56,6 +56,7 @@ def test_writes_refused_for_good(place, nodes, whole, what, key, cells):
     assert rule.hits > 1
     assert "Traceback" not in run.said, run.said
     [message] = [line for line in run.said.splitlines() if line.startswith("error: ")]
+    assert run.said.endswith(f"{message}\n"), run.said
     assert place.output in message
     assert "cannot be written" in message
     place.proxy.clear()
