@@ -28,7 +28,7 @@ from pipeline.config import load_config
 from pipeline.job import JobOptions, run_job
 from pipeline.simulated import MakeSimulated
 
-sys.exit(run_job(load_config(sys.argv[1]), JobOptions(command="refresh_cache"), MakeSimulated(0.4)))
+sys.exit(run_job(load_config(sys.argv[1]), JobOptions(command="refresh_cache"), MakeSimulated(1.0)))
 """
 
 QUERIES = {
@@ -138,6 +138,7 @@ def test_every_query_has_data_while_a_run_works(tmp_path, clip, cluster, prometh
         run__runner="ray",
         run__decode="stage",
         run__encoders=2,
+        windows__fps="24",  # without, a video is one task, whose packs come back together
         run__task_windows=3,
         output__shard_bytes=500,  # commits from the start to the end
     )
