@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby, zip_longest
+from itertools import accumulate, zip_longest
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,12 @@ class Picks:
 
     Attributes:
         wanted: of each bucket.
-        pairs: to look at: padded windows first, each with the one before it.
+        pairs: to look at, of a segment each: padded windows first, with the one before it.
         drawn: to measure: a window of any place in its segment.
     """
 
     wanted: int
-    pairs: dict[str, list[Pick]] = field(default_factory=dict)
+    pairs: dict[str, list[list[Pick]]] = field(default_factory=dict)
     drawn: dict[str, list[Pick]] = field(default_factory=dict)
 
     def add(self, segments: pa.Table, sources: pa.Table) -> None:
@@ -76,17 +76,14 @@ class Picks:
                 continue
             mine = segments.filter(pc.equal(segments["bucket"], name))
             for row, source in _joined(_shortest_first(mine, left), sources):
-                pairs += (Pick.of(row, source, k) for k in _pair(row["valid_frames"]))
+                pairs.append([Pick.of(row, source, k) for k in _pair(row["valid_frames"])])
             for row, source in _joined(mine.slice(0, left), sources):
                 k = int(row["source_id"][:8], 16) % row["windows"]
                 drawn.append(Pick.of(row, source, k))
 
     def to_show(self, count: int) -> list[Pick]:
         """At most ``count`` windows, of the buckets in turn; pairs first, and together."""
-        groups = [
-            [list(pair) for _, pair in groupby(found, key=lambda p: (p.shard, p.source["uri"]))]
-            for _, found in sorted(self.pairs.items())
-        ]
+        groups = [found for _, found in sorted(self.pairs.items())]
         turns = [pair for turn in zip_longest(*groups) for pair in turn if pair is not None]
         sums = accumulate(map(len, turns))
         chosen = [pair for pair, end in zip(turns, sums, strict=True) if end - len(pair) < count]

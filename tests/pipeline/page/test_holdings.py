@@ -99,6 +99,18 @@ def test_padded_windows_are_counted_and_picked_with_the_one_before(tmp_path):
     assert {p.bucket for p in held.picks.to_measure(2, weights)} == {"h32w32", "h32w64"}
 
 
+def test_a_padded_window_in_a_segment_of_its_own_is_shown_too(tmp_path):
+    manifest = make_manifest(tmp_path)
+    manifest.write_contract(make_contract())
+    segments = [make_segment(A, first, 1) for first in range(3)]
+    segments.append(make_segment(B, 0, 1, valid_frames=[5]))
+    manifest.append("samples", [sample_row(segment) for segment in segments])
+    manifest.append("sources", [source_row(A), source_row(B)])
+    manifest.publish("run", make_contract())
+    shown = sum_up(manifest, manifest.snapshot(), 4).picks.to_show(2)
+    assert [p.padded for p in shown] == [True, False]
+
+
 @pytest.mark.parametrize("picks", [0, 1, 3])
 def test_picks_are_bounded(tmp_path, picks):
     cache = Builder(tmp_path / "cache")
