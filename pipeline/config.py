@@ -268,7 +268,6 @@ class ReportConfig(Section):
     contact_sheet_windows: int = Field(default=0, ge=0, le=64)
     page: bool = True
     history: int = Field(default=12, ge=1)
-    speed_of_light: bool = False
 
 
 class Config(Section):

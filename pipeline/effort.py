@@ -16,7 +16,7 @@ class Effort:
         seconds: how long it worked on it.
         windows: windows encoded.
         frame_bytes: bytes of their frames.
-        bare: windows a second where the same pack was encoded once more for that; else None.
+        vae_seconds: how long its device was in the VAE's calls; 0 where that was not measured.
     """
 
     encoder: str
@@ -24,7 +24,7 @@ class Effort:
     seconds: float
     windows: int
     frame_bytes: int
-    bare: float | None = None
+    vae_seconds: float = 0.0
 
     @property
     def ended(self) -> float:
@@ -36,18 +36,17 @@ class Effort:
 class Efforts:
     """The efforts of a run together; start-up, before anything is encoded, is apart.
 
-    ``began`` tells when each encoder took up its first pack, and ``first`` is the effort that
-    ended first. ``bare`` has the windows a second that encoders measured apart from the pipeline.
+    ``firsts`` has the first effort of each encoder, which may be slow: kernels are loaded, chosen
+    or compiled.
     """
 
     packs: int = 0
     windows: int = 0
     frame_bytes: int = 0
     busy_seconds: float = 0.0
-    began: dict[str, float] = field(default_factory=dict)
-    first: Effort | None = None
+    vae_seconds: float = 0.0
+    firsts: dict[str, Effort] = field(default_factory=dict)
     ended: float = 0.0
-    bare: dict[str, float] = field(default_factory=dict)
 
     def add(self, effort: Effort) -> None:
         """Count one pack in."""
@@ -57,10 +56,9 @@ class Efforts:
                 effort.windows,
                 effort.frame_bytes,
                 effort.seconds,
-                {effort.encoder: effort.begun},
-                effort,
+                effort.vae_seconds,
+                {effort.encoder: effort},
                 effort.ended,
-                {} if effort.bare is None else {effort.encoder: effort.bare},
             )
         )
 
@@ -70,25 +68,30 @@ class Efforts:
         self.windows += other.windows
         self.frame_bytes += other.frame_bytes
         self.busy_seconds += other.busy_seconds
-        for encoder, begun in other.began.items():
-            self.began[encoder] = min(begun, self.began.get(encoder, begun))
-        found = [effort for effort in (self.first, other.first) if effort is not None]
-        self.first = min(found, key=lambda effort: effort.ended, default=None)
+        self.vae_seconds += other.vae_seconds
+        for encoder, effort in other.firsts.items():
+            known = self.firsts.get(encoder, effort)
+            self.firsts[encoder] = min(known, effort, key=lambda each: each.ended)
         self.ended = max(self.ended, other.ended)
-        self.bare.update(other.bare)
+
+    @property
+    def first(self) -> Effort | None:
+        """The effort that ended first."""
+        return min(self.firsts.values(), key=lambda effort: effort.ended, default=None)
 
     @property
     def busy_share(self) -> float | None:
         """Share of the time from its first pack to the run's last that an encoder worked."""
-        there = sum(self.ended - begun for begun in self.began.values())
+        there = sum(self.ended - first.begun for first in self.firsts.values())
         return self.busy_seconds / there if there > 0 else None
 
     @property
     def windows_per_second(self) -> float | None:
         """Windows of all encoders a second, from the end of the first pack to that of the last."""
-        if self.first is None or self.ended <= self.first.ended:
+        first = self.first
+        if first is None or self.ended <= first.ended:
             return None
-        return (self.windows - self.first.windows) / (self.ended - self.first.ended)
+        return (self.windows - first.windows) / (self.ended - first.ended)
 
     @property
     def bytes_per_second(self) -> float | None:
@@ -98,8 +101,14 @@ class Efforts:
 
     @property
     def bare_windows_per_second(self) -> float | None:
-        """Windows of all encoders a second by what they measured apart; None unless all did."""
-        return sum(self.bare.values()) if self.bare.keys() == self.began.keys() != set() else None
+        """Windows a second of all encoders if their devices never left the VAE's calls.
+
+        The first pack of each is left out. None where there is no other, or nothing was measured.
+        """
+        firsts = self.firsts.values()
+        seconds = self.vae_seconds - sum(effort.vae_seconds for effort in firsts)
+        windows = self.windows - sum(effort.windows for effort in firsts)
+        return len(self.firsts) * windows / seconds if windows and seconds > 0 else None
 
     def to_dict(self) -> dict[str, float | None]:
         """The figures that a run records."""

@@ -10,8 +10,9 @@ import torch
 from pipeline.contract import Contract
 from pipeline.errors import Reason
 from pipeline.room import Room, is_out_of_memory
+from pipeline.stopwatch import Stopwatch
 from pipeline.transfer import Fetched, Transfer
-from vae import AutoencoderKL
+from vae import AutoencoderKL, DiagonalGaussian
 
 _IN_FLIGHT = 2
 """Micro-batches that are launched before the host waits for the first of them."""
@@ -22,14 +23,28 @@ class Encoded:
     """Latents of n windows by statistic, each ``[n, t, C, h, w]`` in the stored dtype.
 
     ``bad`` names the windows whose numbers must not be stored, by row, with the reason.
-    ``calls`` are the windows of each call of the VAE, and ``backoffs`` tells how often memory ran
-    out.
+    ``calls`` are the windows of each call of the VAE, ``vae_seconds`` is what the device took for
+    these calls alone, and ``backoffs`` tells how often memory ran out.
     """
 
     tensors: dict[str, np.ndarray]
     bad: dict[int, Reason]
     calls: tuple[int, ...] = ()
     backoffs: int = 0
+    vae_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """One micro-batch on the device."""
+
+    fetched: Fetched
+    watch: Stopwatch
+
+    def wait(self) -> tuple[dict[str, np.ndarray], float]:
+        """The arrays, and the seconds that the device was in the VAE."""
+        arrays = self.fetched.wait()
+        return arrays, self.watch.seconds()
 
 
 class WindowEncoder:
@@ -69,8 +84,8 @@ class WindowEncoder:
         one window fits into the device's memory.
         """
         shape = (frames.shape[1], frames.shape[2], frames.shape[3])
-        waiting: deque[Fetched] = deque()
-        done: list[dict[str, np.ndarray]] = []
+        waiting: deque[_Launched] = deque()
+        done: list[tuple[dict[str, np.ndarray], float]] = []
         calls: list[int] = []
         first = backoffs = 0
         while first < len(frames) or waiting:
@@ -80,7 +95,7 @@ class WindowEncoder:
             part = slice(first, first + self.room.windows(shape))
             launched = self._try(frames[part], sample_ids[part])
             if launched is None:
-                done.extend(fetched.wait() for fetched in waiting)
+                done.extend(each.wait() for each in waiting)
                 waiting.clear()
                 self.room.shrink(shape, len(frames[part]))
                 backoffs += 1
@@ -88,9 +103,11 @@ class WindowEncoder:
             waiting.append(launched)
             calls.append(len(frames[part]))
             first = min(part.stop, len(frames))
-        return replace(self._joined(done), calls=tuple(calls), backoffs=backoffs)
+        joined = self._joined([arrays for arrays, _ in done])
+        seconds = sum(seconds for _, seconds in done)
+        return replace(joined, calls=tuple(calls), backoffs=backoffs, vae_seconds=seconds)
 
-    def _try(self, frames: np.ndarray, sample_ids: list[str]) -> Fetched | None:
+    def _try(self, frames: np.ndarray, sample_ids: list[str]) -> _Launched | None:
         """Launch one micro-batch; None where memory ran out (its error would hold on to some)."""
         try:
             return self._launch(frames, sample_ids)
@@ -99,26 +116,33 @@ class WindowEncoder:
                 raise
         return None
 
-    def _launch(self, frames: np.ndarray, sample_ids: list[str]) -> Fetched:
+    def _launch(self, frames: np.ndarray, sample_ids: list[str]) -> _Launched:
         budget = self.room.budget((frames.shape[1], frames.shape[2], frames.shape[3]))
         x = pixels_to_input(self._transfer.send(frames), self.vae.dtype)
         made: dict[str, torch.Tensor] = {}
-        for name, values in self._statistics(x, sample_ids, budget).items():
+        watch = Stopwatch(self.vae.device)
+        found = self._encode(x, budget)
+        watch.stop()
+        for name, values in self._statistics(found, sample_ids).items():
             stored = values.to(getattr(torch, self._contract.dtype))
             made[name] = stored
             made[f"{name} is finite"] = torch.isfinite(values).flatten(1).all(1)
             made[f"{name} fits"] = torch.isfinite(stored).flatten(1).all(1)
-        return self._transfer.fetch(made)
+        return _Launched(self._transfer.fetch(made), watch)
+
+    def _encode(self, x: torch.Tensor, budget: int) -> torch.Tensor | DiagonalGaussian:
+        """The VAE alone: the mean where only that is stored, else the posterior."""
+        if self._contract.statistic == "mean":
+            return self.vae.mean(x, memory_budget=budget)
+        return self.vae.posterior(x, memory_budget=budget)
 
     def _statistics(
-        self, x: torch.Tensor, sample_ids: list[str], budget: int
+        self, found: torch.Tensor | DiagonalGaussian, sample_ids: list[str]
     ) -> dict[str, torch.Tensor]:
-        statistic = self._contract.statistic
-        if statistic == "mean":
-            return {"mean": self.vae.mean(x, memory_budget=budget).float()}
-        posterior = self.vae.posterior(x, memory_budget=budget)
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        if statistic == "moments":
+        if isinstance(found, torch.Tensor):
+            return {"mean": found.float()}
+        mean, logvar = found.mean.float(), found.logvar.float()
+        if self._contract.statistic == "moments":
             return {"mean": mean, "logvar": logvar}
         shape = tuple(mean.shape[1:])
         noise = torch.stack([window_noise(self._seed, i, shape) for i in sample_ids])

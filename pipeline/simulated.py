@@ -24,14 +24,16 @@ class SimulatedEncoder:
 
     def __call__(self, frames: np.ndarray, sample_ids: list[str], /) -> Encoded:
         """Wait as long as the windows are to take."""
-        until = time.perf_counter() + self._seconds * len(frames)
+        seconds = self._seconds * len(frames)
+        until = time.perf_counter() + seconds
         bucket = Bucket(frames.shape[2], frames.shape[3])
         shape = (len(frames), *latent_shape(self._contract, bucket, frames.shape[1]))
         numbers = np.array([int(i[:4], 16) / 2**16 for i in sample_ids], self._contract.dtype)
         filled = np.empty(shape, self._contract.dtype)
         filled[:] = numbers.reshape(-1, 1, 1, 1, 1)
         time.sleep(max(0.0, until - time.perf_counter()))
-        return Encoded(dict.fromkeys(self._contract.tensors, filled), {}, (len(frames),))
+        tensors = dict.fromkeys(self._contract.tensors, filled)
+        return Encoded(tensors, {}, (len(frames),), vae_seconds=seconds)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Making the page of a cache: gather, look, render; for a job, and at the end of a run."""
 
+import json
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -178,7 +179,9 @@ def recorded_configs(
     found = {}
     for row in manifest.read("runs", None, ["run_id", "config"], wanted).to_pylist():
         try:
-            config = Config.model_validate_json(row["config"])
+            tree = json.loads(row["config"])
+            tree.pop("report", None)  # of no matter here, and other versions had other keys
+            config = Config.model_validate(tree)
         except ValidationError:  # of another version of this program
             continue
         found[row["run_id"]] = config.model_copy(update={"storage": storage})

@@ -78,6 +78,12 @@ class Run:
         return self.windows / worked * self.encoders if worked and self.windows else None
 
     @property
+    def light(self) -> float | None:
+        """The rate over that of the bare VAE; None where the run did not measure both."""
+        bare = _number(self.report, "bare_windows_per_second")
+        return self.rate / bare if self.rate and bare else None
+
+    @property
     def encode_seconds(self) -> float | None:
         """From the begin of the first pack to the end of the last."""
         first, last = (_number(self.report, f"{end}_encoded_at") for end in ("first", "last"))

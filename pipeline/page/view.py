@@ -194,29 +194,28 @@ def stages(run: Run) -> list[Stage]:
         found.append(Stage("each encoder", rate, "over the whole execution, waiting included"))
     if run.encode_seconds and report.get("bytes"):
         rate = f"{wording.size(report['bytes'] / run.encode_seconds)}/s"
-        found.append(Stage("write", rate, f"{wording.count(report.get('shards') or 0)} shards"))
+        found.append(Stage("write", rate, _so_many(report.get("shards") or 0, "shard")))
     if report.get("driver_seconds_per_pack"):
         rate = wording.figure(report["driver_seconds_per_pack"] * 1000, "ms a pack")
-        found.append(Stage("driver", rate, f"of CPU, over {report.get('packs') or 0} packs"))
+        found.append(
+            Stage("driver", rate, f"of CPU, over {_so_many(report.get('packs') or 0, 'pack')}")
+        )
     return found
 
 
+def _so_many(number: int, what: str) -> str:
+    return f"{wording.count(number)} {what}{'' if number == 1 else 's'}"
+
+
 def light(run: Run | None) -> str:
-    """The ratio of the pipeline's rate to the bare VAE's, where the run measured that."""
-    bare = None if run is None else run.report.get("bare_windows_per_second")
-    if bare and (run is None or not run.rate):
-        return (
-            f"the bare VAE reached {wording.figure(bare)} windows/s in this run, which was too "
-            "short for a rate of its own."
-        )
-    if run is not None and bare and run.rate:
-        return (
-            f"{run.rate / bare:.2f}: the pipeline's {wording.figure(run.rate)} windows/s, of the "
-            f"{wording.figure(bare)} that the bare VAE reached in this run, on the same machines."
-        )
+    """What the ratio of the pipeline's rate to the bare VAE's is of, or why there is none."""
+    if run is None or run.light is None:
+        return "Not known: every encoder's first pack is left out, and the run had few others."
+    bare = wording.figure(run.report["bare_windows_per_second"])
     return (
-        "not measured in this run. With report.speed_of_light: true, every encoder encodes its "
-        "first pack once more to measure the bare VAE."
+        f"The pipeline's {wording.figure(run.rate)} windows/s, of the {bare} that its encoders "
+        "would reach if they never left the VAE's calls. Measured in this run, on its own machines "
+        "and packs, every encoder's first left out."
     )
 
 

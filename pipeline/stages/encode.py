@@ -62,7 +62,6 @@ class Encoder:
         self._ended: float | None = None
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.encode = make_encoder(config, recipe)
-        self._to_measure = config.report.speed_of_light
 
     def __call__(self, batch: Batch) -> Batch:
         """Latents of one pack; a source with numbers that must not be stored becomes ``failed``."""
@@ -77,22 +76,10 @@ class Encoder:
         encoded = self.encode(frames, meta.sample_ids)
         seconds = time.perf_counter() - begun
         self._tell(encoded, seconds, len(frames))
-        bare = self._measure_bare(frames, meta.sample_ids)
         self._ended = time.perf_counter()
-        effort = Effort(self.name, at, seconds, len(frames), frames.nbytes, bare)
+        taken = (seconds, len(frames), frames.nbytes, encoded.vae_seconds)
+        effort = Effort(self.name, at, *taken)
         return to_batch(*_without_bad(replace(meta, effort=effort), encoded))
-
-    def _measure_bare(self, frames: np.ndarray, sample_ids: list[str]) -> float | None:
-        """Windows a second of the first pack, encoded once more; None if not asked for, or done.
-
-        By then nothing is loaded, compiled or chosen any more.
-        """
-        if not self._to_measure:
-            return None
-        self._to_measure = False
-        begun = time.perf_counter()
-        self.encode(frames, sample_ids)
-        return len(frames) / (time.perf_counter() - begun)
 
     def _tell(self, encoded: Encoded, seconds: float, windows: int) -> None:
         meter = self._meter

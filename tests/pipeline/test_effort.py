@@ -12,6 +12,7 @@ EFFORTS = st.lists(
         seconds=st.integers(1, 9).map(float),
         windows=st.integers(1, 20),
         frame_bytes=st.integers(1, 999),
+        vae_seconds=st.integers(0, 9).map(float),
     ),
     unique_by=lambda effort: effort.ended,
 )
@@ -52,10 +53,16 @@ def test_parts_of_a_run_make_the_whole(efforts, cut):
     assert whole.busy_share is None or whole.busy_share > 0
 
 
-def test_the_bare_rate_is_that_of_all_encoders_or_none():
-    a = [Effort("a", 0.0, 1.0, 4, 1, 4.0), Effort("a", 2.0, 1.0, 4, 1)]
-    assert together(a).bare_windows_per_second == 4
-    both = [*a, Effort("b", 0.5, 1.0, 4, 1, 2.5)]
-    assert together(both).to_dict()["bare_windows_per_second"] == 6.5
-    assert together([*both, Effort("c", 0.5, 1.0, 4, 1)]).bare_windows_per_second is None
+def test_the_bare_rate_is_by_the_time_in_the_vae_without_first_packs():
+    a = [Effort("a", 0.0, 9.0, 4, 1, 8.0), Effort("a", 9.0, 3.0, 4, 1, 2.0)]
+    assert together(a).bare_windows_per_second == 2
+    both = [*a, Effort("b", 0.5, 9.0, 4, 1, 8.0), Effort("b", 9.5, 3.0, 4, 1, 1.0)]
+    assert together(both).to_dict()["bare_windows_per_second"] == 2 * 8 / 3
+    assert together(a[:1]).bare_windows_per_second is None
+    assert together([Effort("a", t, 1.0, 4, 1) for t in (0.0, 1.0)]).bare_windows_per_second is None
     assert Efforts().bare_windows_per_second is None
+
+
+def test_an_encoder_that_is_always_in_the_vae_is_at_the_speed_of_light():
+    found = together([Effort("a", 3.0 * n, 3.0, 6, 1, 3.0) for n in range(4)])
+    assert found.windows_per_second == found.bare_windows_per_second == 2

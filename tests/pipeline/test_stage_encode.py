@@ -93,13 +93,7 @@ def test_buckets_that_are_not_square(encoder):
     assert tensors["mean"].shape == (1, 3, 2, 2, 4)
 
 
-def test_an_encoder_measures_itself_once_where_that_is_asked_for():
-    config = make_config(vae=copy.deepcopy(NARROW), report__speed_of_light=True)
-    measuring = Encoder(config, make_recipe(config, dtype="float32"))
-    bare = [encode(measuring, pack(make_segment(windows=1)))[0].effort.bare for _ in range(2)]
-    assert bare[0] > 0
-    assert bare[1] is None
-
-
-def test_an_encoder_does_not_measure_itself_unasked(encoder):
-    assert encode(encoder, pack(make_segment(windows=1)))[0].effort.bare is None
+def test_an_encoder_tells_how_long_it_worked_and_how_long_it_was_in_the_vae(encoder):
+    effort = encode(encoder, pack(make_segment(windows=3)))[0].effort
+    assert effort.windows == 3
+    assert 0 < effort.vae_seconds < effort.seconds
