@@ -13,7 +13,8 @@ from typing import Self
 SECONDS = 0.5
 """Time between two looks."""
 
-_RAYLET = "raylet"
+_SHARED_MEMORY = "/dev/shm"
+"""Where Ray keeps its object store."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -24,7 +25,6 @@ class _Process:
 
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
-    shared_bytes: int = 0
     names: set[str] = field(default_factory=set)
 
 
@@ -39,6 +39,8 @@ class Watch:
         self._times: list[float] = []
         self._cpu: list[float] = []
         self._spilled = 0
+        self._shared = _shared_bytes()
+        self._shared_peak = self._shared
         self._own_seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, daemon=True)
@@ -68,12 +70,11 @@ class Watch:
     def peak_bytes(self, words: tuple[str, ...]) -> dict[str, int]:
         """Peak memory by kind: this process (``driver``), workers with a word in their name.
 
-        ``object store`` is what Ray's shared memory has ever held at once on a node, ``spilled``
-        what lay on disk besides.
+        ``object store`` is what this machine's shared memory has ever held more than at the start:
+        pages that Ray has once used stay there. ``spilled`` is what lay on disk besides.
         """
         peaks = {"driver": self._processes[os.getpid()].peak_bytes}
-        stores = [p.shared_bytes for p in self._processes.values() if _RAYLET in p.names]
-        peaks["object store"] = max(stores, default=0)
+        peaks["object store"] = self._shared_peak - self._shared
         peaks["spilled"] = self._spilled
         for process in self._processes.values():
             for word in words:
@@ -102,11 +103,10 @@ class Watch:
             seen = self._processes.setdefault(process, _Process())
             with contextlib.suppress(OSError, IndexError, ValueError):
                 seen.cpu_seconds = _cpu_seconds(process)
-                own, shared = _resident_bytes(process)
-                seen.peak_bytes = max(seen.peak_bytes, own)
-                seen.shared_bytes = max(seen.shared_bytes, shared)
+                seen.peak_bytes = max(seen.peak_bytes, _resident_bytes(process))
                 seen.names.add(_name(process))
         self._spilled = max(self._spilled, _spilled_bytes())
+        self._shared_peak = max(self._shared_peak, _shared_bytes())
         self._times.append(time.time())
         seen_seconds = sum(process.cpu_seconds for process in self._processes.values())
         self._cpu.append(seen_seconds - self._own_seconds)
@@ -133,20 +133,27 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _resident_bytes(process: int) -> tuple[int, int]:
-    """Memory of its own, and shared memory that it has touched; one that has ended has none."""
-    sizes = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
+def _resident_bytes(process: int) -> int:
+    """Memory of its own; one that has ended has none."""
+    sizes = {"RssAnon": 0, "RssFile": 0}
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in sizes:
             sizes[name] = int(value.split()[0]) * 1024
-    return sizes["RssAnon"] + sizes["RssFile"], sizes["RssShmem"]
+    return sum(sizes.values())
 
 
 def _name(process: int) -> str:
     """What a process is called: a worker of Ray by what it does."""
-    first = Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
-    return first.rpartition("/")[2] if first.endswith(_RAYLET) else first
+    return Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
+
+
+def _shared_bytes() -> int:
+    """Shared memory in use on this machine, of whatever kind of file."""
+    with contextlib.suppress(OSError):
+        found = os.statvfs(_SHARED_MEMORY)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
+    return 0
 
 
 def _spilled_bytes() -> int:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from jobs.benchmark import main
 from pipeline.bench.alone import Alone
 from pipeline.bench.pipeline import CORES, Whole, judge
-from pipeline.bench.watch import Watch
+from pipeline.bench.watch import SECONDS, Watch
 from tests.e2e.support import config_tree, write_config, write_list
 
 
@@ -62,7 +63,15 @@ def test_a_watch_sees_what_children_take():
     peaks = watch.peak_bytes(("sentinel", "nobody"))
     assert set(peaks) == {"driver", "sentinel", "object store", "spilled"}
     assert peaks["sentinel"] > 200 * 2**20
-    assert os.getpid() > 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs shared memory as a folder")
+def test_a_watch_sees_shared_memory():
+    with Watch() as watch, tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(bytes(50 * 2**20))
+        file.flush()
+        time.sleep(2 * SECONDS)
+    assert watch.peak_bytes(())["object store"] >= 50 * 2**20
 
 
 def test_a_whole_run_against_its_stages(tmp_path, clip, capsys):
