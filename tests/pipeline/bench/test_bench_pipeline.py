@@ -1,11 +1,11 @@
 """The benchmark of the whole pipeline: what it watches, how it judges, and one small run."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_a_watch_sees_what_children_take():
     assert peaks["sentinel"] > 200 * 2**20
 
 
-@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs shared memory as a folder")
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs shared memory as a folder")
 def test_a_watch_sees_shared_memory():
     with Watch() as watch, tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
         file.write(bytes(50 * 2**20))
