@@ -10,31 +10,30 @@ STORE_SECONDS = 10.0
 """Frames of so many seconds have to fit into the half of the object store that Ray Data uses; a
 store that holds less is no buffer between decoders and encoders, and it spills."""
 
-_HELD_BY_DECODER = 3
-"""Packs that a decode task holds in the object store: one in the making, two that wait."""
-
-_HELD_BY_ENCODER = 2
-"""Packs on their way to an encoder: Ray Data sends it one beside the one it works on."""
-
 Decode = Literal["stage", "in_actor"]
+
+_PACKS = 7
+"""Of ``store_for_packs``."""
 
 
 def store_for_packs(decode_tasks: int, encoders: int, pack_bytes: int) -> int:
-    """Bytes of object store that hold the frames in flight twice: Ray Data fills half of it."""
-    return 2 * pack_bytes * _in_flight(decode_tasks, encoders)
+    """Bytes of object store with which Ray Data (2.60) keeps all decode tasks at work.
+
+    It uses half of the store (S), and counts two packs (P) for each of the D decode tasks and two
+    on their way to each of the E encoders. Half of what it uses it divides among the three
+    operators, of which decode tasks get S/24, and it begins another one where its 2P are no more
+    than a third of what is left of the other half: 6P <= S/4 + S/24 - 2P (D-1) - 2P E. So S has to
+    be 6.9 P (D + E + 2).
+    """
+    return _PACKS * pack_bytes * (decode_tasks + encoders + 2)
 
 
 def room_for_pack(config: Config, store_bytes: float) -> int:
     """Bytes of a pack for which such a store is enough.
 
-    With larger ones Ray Data finds no room for a decode task beside what waits for the encoders,
-    and starts one every ten seconds only.
+    With larger ones Ray Data leaves decoders idle, or begins a task every ten seconds only.
     """
-    return int(store_bytes / 2 / _in_flight(config.run.decode_tasks, config.run.encoders))
-
-
-def _in_flight(decode_tasks: int, encoders: int) -> int:
-    return _HELD_BY_DECODER * decode_tasks + _HELD_BY_ENCODER * encoders
+    return int(store_bytes / _PACKS / (config.run.decode_tasks + config.run.encoders + 2))
 
 
 def choose_decode(config: Config, measured: Measured, store_bytes: float) -> Decode:

@@ -108,8 +108,14 @@ class RayRunner:
         def probe_chunk(chunk: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
             return [probe_file(uri, pinned, config) for uri, pinned in chunk]
 
-        answers = ray.get([probe_chunk.remote(chunk) for chunk in chunks])
-        return [answer for chunk in answers for answer in chunk]
+        asked: list[Any] = []
+        at_work: list[Any] = []
+        for chunk in chunks:
+            if len(at_work) == config.run.probe_tasks:
+                _, at_work = ray.wait(at_work)
+            asked.append(probe_chunk.remote(chunk))
+            at_work.append(asked[-1])
+        return [answer for answers in ray.get(asked) for answer in answers]
 
     @property
     def accelerated(self) -> bool:

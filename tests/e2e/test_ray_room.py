@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.config import load_config
 from pipeline.errors import UserError
+from pipeline.fitting import room_for_pack
 from pipeline.job import JobOptions, run_job
 from pipeline.manifest import Manifest
 from pipeline.simulated import MakeSimulated
@@ -31,7 +32,7 @@ def test_packs_fit_into_a_small_object_store(tmp_path, clip, monkeypatch, ray_fo
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_TMPDIR", ray_folder)
     dataset = write_list(tmp_path / "clips.jsonl", [{"video": str(clip("bikes"))}])
-    store, decode_tasks = 80_000_000, 2
+    store, decode_tasks = 120_000_000, 2
     tree = config_tree(
         dataset,
         tmp_path / "cache",
@@ -45,6 +46,6 @@ def test_packs_fit_into_a_small_object_store(tmp_path, clip, monkeypatch, ray_fo
     assert run_job(config, JobOptions(), MakeSimulated(0.0)) == 0
     rows = Manifest(Store(config.output.uri, config.storage)).read("runs").to_pylist()
     [report] = [json.loads(row["report"]) for row in rows if row["state"] == "finished"]
-    most = store // 2 // (3 * decode_tasks + 2) // (17 * 256 * 256 * 3)
+    most = room_for_pack(config, store) // (17 * 256 * 256 * 3)
     assert most == 1
     assert report["packs"] == report["windows"] > 5
