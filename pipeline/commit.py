@@ -73,6 +73,12 @@ class Tally:
             self.reasons[f"{status}: {reason}"] += 1
             self.examples.setdefault(f"{status}: {reason}", printable(example))
 
+    def forget_ends(self) -> None:
+        """Forget how sources ended, of which the tables tell; what was made still counts."""
+        for counted in (self.statuses, self.reasons, self.firsts):
+            counted.clear()
+        self.examples.clear()
+
     def merge(self, other: "Tally") -> None:
         """Count in what another part of the run did."""
         self.statuses.update(other.statuses)

@@ -189,9 +189,8 @@ class Supervisor:
                 "then run again"
             ) from death
         warn(f"a cell's driver died and is replaced: {_first_line(death)}")
-        if driven.heard is not None:  # but for how its sources ended: the next one reads that
-            driven.heard.statuses.clear()
-            driven.heard.reasons.clear()
+        if driven.heard is not None:
+            driven.heard.forget_ends()  # the next one reads how its sources ended
             self._done.merge(driven.heard)
         ray.kill(driven.driver)
         driven.asked = driven.heard = None

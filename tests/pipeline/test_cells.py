@@ -223,3 +223,4 @@ def test_a_new_driver_goes_on_where_the_dead_one_was(work):
     failure = Event("failed", "new", "new-g", reason="decode_error", message="cut")
     done = CellRun(work, left, tally).carry([rest, written(events=[failure])])
     assert done.statuses == {"ok": 2, "failed": 2}
+    assert done.firsts == {"ok": 2, "failed": 2}

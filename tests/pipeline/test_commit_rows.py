@@ -84,6 +84,10 @@ def test_the_tally():
         "skipped: too_short": 1,
     }
     assert tally.examples["failed: missing"] == "/videos/d.mp4: gone"
+    assert tally.firsts == {"ok": 1, "failed": 1, "skipped": 1}
+    tally.forget_ends()
+    assert (tally.statuses, tally.reasons, tally.firsts, tally.examples) == ({}, {}, {}, {})
+    assert (tally.windows, tally.shards, tally.bytes) == (6, 3, 123)
 
 
 def test_removed_sources_get_tombstones(tmp_path):

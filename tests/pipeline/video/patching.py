@@ -92,3 +92,27 @@ def damage(data: bytearray) -> None:
     """Overwrite 600 bytes at three quarters of the length."""
     at = len(data) * 3 // 4
     data[at : at + 600] = bytes(range(200)) * 3
+
+
+def refer(kind: bytes, reference: bytes) -> Callable[[bytearray], None]:
+    """Say in an MP4 whose boxes of one track lie behind its media that these are in another file.
+
+    ``kind`` of the data reference: ``url ``, or ``alis`` with the path in an alias of Mac OS.
+    """
+    target = reference + b"\0"
+    if kind == b"alis":
+        target = bytes(150) + struct.pack(">HH", 2, len(reference)) + reference
+        target += bytes(len(reference) % 2) + struct.pack(">HH", 0xFFFF, 0)
+    entry = kind + bytes(4) + target  # no flag: the media are not in this file
+    entry = struct.pack(">I", len(entry) + 4) + entry
+
+    def change(data: bytearray) -> None:
+        at = data.index(b"dref") + 12
+        (old,) = struct.unpack_from(">I", data, at)
+        data[at : at + old] = entry
+        for name in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+            box = data.index(name, data.index(b"moov")) - 4
+            (size,) = struct.unpack_from(">I", data, box)
+            struct.pack_into(">I", data, box, size + len(entry) - old)
+
+    return change

@@ -6,6 +6,7 @@ import socket
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import av
 import pytest
 
 from pipeline.errors import Reason, SourceError
@@ -17,6 +18,7 @@ from tests.clips import PLAYLISTS
 from tests.pipeline.helpers import LOCAL
 from tests.pipeline.video.decoding import LIMITS, recipe, request
 from tests.pipeline.video.loopback import serving
+from tests.pipeline.video.patching import refer
 
 ATTACKS = {
     **PLAYLISTS,
@@ -132,6 +134,32 @@ def test_nothing_else_is_opened(kind, visited, canary, tmp_path, monkeypatch, s3
             assert caught.value.reason is Reason.UNSUPPORTED_CONTAINER
     assert connections == []
     assert not was_read()
+
+
+@pytest.mark.parametrize("kind", ["alis", "url "])
+def test_media_in_another_file_are_not_looked_for(kind, visited, canary, clip, tmp_path):
+    """An MP4's track may say that its media are elsewhere; FFmpeg follows aliases if it is let."""
+    address, connections = visited
+    bait, was_read = canary
+    for reference in references(address, bait):
+        data = bytearray(clip("h264_open").read_bytes())
+        refer(kind.encode(), reference.encode())(data)
+        path = tmp_path / "video.mp4"
+        path.write_bytes(data)
+        with open_source(str(path), None, LOCAL) as file:
+            found = list(decode_clips(file, [request()], recipe(), LIMITS))
+        if kind == "alis":
+            [failure] = found
+            assert isinstance(failure, ClipFailure)
+    assert connections == []
+    assert not was_read()
+    if kind == "alis":  # the trap works
+        refer(b"alis", str(bait).encode())(data := bytearray(clip("h264_open").read_bytes()))
+        path.write_bytes(data)
+        options = {"enable_drefs": "1", "use_absolute_path": "1"}
+        with av.open(str(path), options=options) as followed:
+            next(followed.demux())
+        assert was_read()
 
 
 def test_the_traps_work(visited, canary):
