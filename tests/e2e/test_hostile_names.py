@@ -3,11 +3,19 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from pipeline import LatentCache
-from tests.e2e.support import config_tree, environment, run_job, write_config, write_list
+from tests.e2e.support import (
+    config_tree,
+    end_processes_naming,
+    environment,
+    run_job,
+    write_config,
+    write_list,
+)
 from tests.s3 import BUCKET
 
 TEXTS = {
@@ -63,17 +71,8 @@ def test_hostile_texts_stay_in_their_columns(tmp_path, clip):
 
 def test_a_planted_secret_is_nowhere(tmp_path, clip, s3, s3_prefix):
     """Credentials of the environment, in everything that a run wrote or printed."""
-    secret = "Pl4nt3d-" + os.urandom(12).hex()
-    filesystem = s3.filesystem()
-    filesystem.put(str(clip("h264_open")), f"{s3_prefix}/in/a.mp4")
-    tree = config_tree(
-        f"s3://{s3_prefix}/in",
-        f"s3://{s3_prefix}/cache",
-        storage__endpoint_url=s3.endpoint,
-        storage__retry_seconds=0,
-        max_failure_rate=0.0,
-    )
-    config = write_config(tmp_path / "c.yaml", tree)
+    secret = planted()
+    config = small_config(tmp_path, clip, s3, s3_prefix)
     good = environment(**s3.environment, AWS_SESSION_TOKEN="", T2V_TOKEN=secret, HF_TOKEN=secret)
     bad = {**good, "AWS_SECRET_ACCESS_KEY": secret}
     done = [run_job(config, env=good), run_job(config, env=bad)]
@@ -85,15 +84,58 @@ def test_a_planted_secret_is_nowhere(tmp_path, clip, s3, s3_prefix):
     assert refused.code == 1
     wrong = run_job(config, "--set", f"dataset.uri=s3://key:{secret}@{BUCKET}/x", env=good)
     assert wrong.code == 1
-    for run in (*done, refused, wrong):
-        assert secret not in run.stdout + run.stderr
-        assert s3.environment["AWS_SECRET_ACCESS_KEY"] not in run.stdout + run.stderr
+    check_nothing_told([*done, refused, wrong], s3, s3_prefix, secret)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_planted_secret_is_nowhere_on_ray(tmp_path, clip, s3, s3_prefix, ray_folder):
+    """Nor in the logs of the cluster that the run started."""
+    secret = planted()
+    config = small_config(tmp_path, clip, s3, s3_prefix, run__runner="ray")
+    env = environment(**s3.environment, HF_TOKEN=secret, RAY_TMPDIR=ray_folder)
+    done = run_job(config, env=env)
+    end_processes_naming(ray_folder, patience=30)
+    assert done.code == 0, done.stderr
+    check_nothing_told([done], s3, s3_prefix, secret)
+    logs = [path for path in Path(ray_folder).rglob("*") if path.is_file()]
+    assert len(logs) > 5
+    for path in logs:
+        assert not any(word in path.read_bytes() for word in hidden(s3, secret)), path
+
+
+def planted() -> str:
+    return "Pl4nt3d-" + os.urandom(12).hex()
+
+
+def small_config(folder: Path, clip, s3, s3_prefix: str, **changes) -> Path:
+    """A run over one clip in the store, into a cache there."""
+    s3.filesystem().put(str(clip("h264_open")), f"{s3_prefix}/in/a.mp4")
+    tree = config_tree(
+        f"s3://{s3_prefix}/in",
+        f"s3://{s3_prefix}/cache",
+        storage__endpoint_url=s3.endpoint,
+        storage__retry_seconds=0,
+        max_failure_rate=0.0,
+        **changes,
+    )
+    return write_config(folder / "c.yaml", tree)
+
+
+def hidden(s3, secret: str) -> list[bytes]:
+    return [secret.encode(), s3.environment["AWS_SECRET_ACCESS_KEY"].encode()]
+
+
+def check_nothing_told(done, s3, s3_prefix: str, secret: str) -> None:
+    """No secret stands in what runs printed, nor in the cache."""
+    filesystem = s3.filesystem()
     found = filesystem.find(f"{s3_prefix}/cache")
     assert len(found) > 5
-    for path in found:
-        data = filesystem.cat_file(path)
-        assert secret.encode() not in data, path
-        assert s3.environment["AWS_SECRET_ACCESS_KEY"].encode() not in data, path
+    for word in hidden(s3, secret):
+        for run in done:
+            assert word.decode() not in run.stdout + run.stderr
+        for path in found:
+            assert word not in filesystem.cat_file(path), path
 
 
 @pytest.mark.parametrize("path", ["../../canary.safetensors", "/etc/passwd", "data/../../canary"])

@@ -49,8 +49,11 @@ def _report(capsys) -> dict:
 @pytest.mark.parametrize(
     "who",
     [
-        pytest.param(who, marks=pytest.mark.slow)
-        for who in ("all", "decoder", "encoder", "writer", "late")
+        "all",
+        *(
+            pytest.param(who, marks=pytest.mark.slow)
+            for who in ("decoder", "encoder", "writer", "late")
+        ),
     ],
 )
 def test_workers_killed_in_the_middle_of_a_task(place, joined, whole, tmp_path, capsys, who):
