@@ -54,7 +54,9 @@ def _asked(args: argparse.Namespace, storage: StorageConfig) -> Asked:
     section = None
     if args.checkpoint is not None:
         section = VAESection(checkpoint=args.checkpoint, device=args.device)
-    return Asked(args.windows, section, storage, args.history)
+    if args.history is not None:  # then all of them, whatever it takes
+        return Asked(args.windows, section, storage, args.history, None)
+    return Asked(args.windows, section, storage)
 
 
 def _write(folder: Path, made: Made) -> Path:
@@ -96,8 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--history",
         metavar="N",
         type=positive,
-        default=30,
-        help="tell of the newest N snapshots (default: %(default)s)",
+        help="tell of the newest N snapshots (default: 30, fewer where the cache is large)",
     )
     parser.add_argument(
         "--windows",

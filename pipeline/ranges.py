@@ -52,6 +52,10 @@ class RangedRows:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the rows."""
         self._waiting, self._arranged = [], None
         self._file.close()
 

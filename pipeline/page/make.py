@@ -43,13 +43,15 @@ class Asked:
         windows: windows shown, 0 for none.
         vae: what decodes their latents; None for the VAE that the newest run recorded.
         storage: of the store and the sources.
-        history: the newest snapshots told of.
+        history: the newest snapshots told of; fewer where ``history_rows`` rows of ``sources`` do
+            not suffice for them.
     """
 
     windows: int
     vae: VAESection | None
     storage: StorageConfig
     history: int = 30
+    history_rows: int | None = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def make_page(manifest: Manifest, snapshot: Snapshot, asked: Asked) -> Made:
         held=held,
         runs=runs,
         run=_told_of(runs, snapshot),
-        history=list(history(manifest, asked.history)),
+        history=history(manifest, asked.history, asked.history_rows),
         snapshots=len(manifest.snapshot_numbers()),
         latents=latents,
         latents_note=latents_note,

@@ -23,15 +23,15 @@ def changes(entries):
 
 
 def test_history(cache):
-    cache.encode({("a", 1): 3, ("b", 1): 5}, buckets=[SMALL, WIDE])
+    cache.encode({("aa", 1): 3, ("bb", 1): 5}, buckets=[SMALL, WIDE])
     cache.publish()
-    cache.encode([("b", 2), ("c", 1)])
-    cache.encode({("e", 1): 0})  # too short: skipped
+    cache.encode([("bb", 2), ("cc", 1)])
+    cache.encode({("ee", 1): 0})  # too short: skipped
     cache.publish()
-    cache.remove("a")
-    cache.encode({("b", 3): 0})
+    cache.remove("aa")
+    cache.encode({("bb", 3): 0})
     cache.publish()
-    cache.encode([("a", 1)], buckets=[SMALL, WIDE])
+    cache.encode([("aa", 1)], buckets=[SMALL, WIDE])
     cache.publish()
     restore(cache.manifest, 2)
     set_tag(cache.manifest, "first", 1, force=False)
@@ -52,6 +52,19 @@ def test_history(cache):
     assert entries[0].tags == ("also", "first")
     assert entries[4].run_id.startswith("restore-")
     assert json.loads(json.dumps(entries[0].to_json()))["tags"] == ["also", "first"]
+
+
+def test_history_tells_of_the_newest_alone_and_ends_where_rows_do(cache):
+    for number in range(1, 5):
+        cache.encode([("aa", number), ("bb", number)])
+        cache.publish()
+    whole = history(cache.manifest)
+    assert changes(whole) == [(2, 0, 0)] + 3 * [(0, 2, 0)]
+    assert history(cache.manifest, 2) == whole[2:]
+    assert history(cache.manifest, 9) == whole
+    # 8 and 6 rows are read for the newest, 4 more for the one before.
+    assert history(cache.manifest, rows=1) == history(cache.manifest, rows=14) == whole[3:]
+    assert history(cache.manifest, rows=15) == whole[2:]
 
 
 def test_no_snapshot(cache):

@@ -1,11 +1,14 @@
 """The whole page: figures that equal the tables', hostile names, and its size."""
 
 import html.parser
+import os
 import re
 
 import pytest
 
+from pipeline.bench.apart import apart
 from pipeline.bench.build import bench_config, build
+from pipeline.bench.measure import cpu_seconds, resident_bytes
 from pipeline.errors import UserError
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest
@@ -150,8 +153,20 @@ def test_the_page_does_not_grow_with_the_cache(tmp_path):
     assert abs(sizes[1] - sizes[0]) < 1000
 
 
+def page_and_cost(folder):
+    """The page of a synthetic cache, its CPU seconds, and this process's peak of memory."""
+    config = bench_config(folder)
+    manifest = Manifest(Store(config.output.uri, config.storage))
+    before = cpu_seconds()
+    text = page_of(manifest)
+    return text, cpu_seconds() - before, resident_bytes(os.getpid())
+
+
 @pytest.mark.slow
 def test_a_million_segments_make_a_page_below_10_megabytes(tmp_path):
-    text = page_of(synthetic(tmp_path, 1_000_000))
+    synthetic(tmp_path, 1_000_000)
+    text, seconds, peak = apart(page_and_cost, tmp_path)
     assert Reader(text).figures["segments"] == 1_000_000
     assert len(text.encode()) < 10_000_000
+    assert seconds < 60
+    assert peak < 1.5e9
