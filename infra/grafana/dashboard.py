@@ -263,7 +263,8 @@ def dashboard() -> dict[str, Any]:
     for title, row in ROWS:
         place = {"x": 0, "y": y, "w": _COLUMNS, "h": 1}
         number = len(panels) + 1
-        panels.append({"id": number, "type": "row", "title": title, "gridPos": place, "panels": []})
+        head = {"id": number, "type": "row", "title": title, "collapsed": False}
+        panels.append({**head, "gridPos": place, "panels": []})
         y, x = y + 1, 0
         for panel in row:
             if x + panel.width > _COLUMNS:

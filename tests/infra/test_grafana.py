@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "grafana"
 CASES = Path(__file__).parent / "alerts_test.yml"
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
+UNITS = {"short", "s", "percentunit", "dateTimeFromNow", "Bps", "bytes"}
+"""Grafana's names of the units that are used."""
+
 QUERIES = [query.expr for _, row in ROWS for panel in row for query in panel.queries]
 
 
@@ -61,6 +64,33 @@ def test_panels_fill_rows_of_24_columns_and_do_not_overlap():
         assert not cells & taken
         taken |= cells
         assert panel["type"] == "row" or panel["description"]
+
+
+def test_the_dashboard_has_the_fields_that_grafanas_schema_asks_for():
+    """Those that are not optional in Grafana 11, and those without which a panel is empty."""
+    tree = dashboard()
+    assert isinstance(tree["schemaVersion"], int)
+    assert tree["title"]
+    assert 0 < len(tree["uid"]) <= 40
+    assert tree["time"].keys() == {"from", "to"}
+    [variable] = tree["templating"]["list"]
+    assert (variable["name"], variable["type"]) == ("datasource", "datasource")
+    for panel in tree["panels"]:
+        assert panel["id"] > 0
+        assert panel["title"]
+        assert panel["gridPos"].keys() == {"x", "y", "w", "h"}
+        if panel["type"] == "row":
+            assert panel["collapsed"] is False  # its panels follow it
+            assert panel["panels"] == []
+            continue
+        assert panel["type"] in {"timeseries", "stat"}
+        assert panel["fieldConfig"].keys() == {"defaults", "overrides"}
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+        letters = [target["refId"] for target in panel["targets"]]
+        assert len(set(letters)) == len(letters) > 0
+        for part in (panel, *panel["targets"]):
+            assert part["datasource"] == {"type": variable["query"], "uid": "${datasource}"}
+        assert all(target["expr"] and target["legendFormat"] for target in panel["targets"])
 
 
 def test_every_metric_is_looked_at():
