@@ -18,6 +18,7 @@ import datetime
 import json
 import sys
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import NoReturn
 
 from pipeline.cli import Progress, add_store_options, byte_size, positive, storage_of
@@ -37,7 +38,44 @@ from pipeline.reader.build import publish_index
 from pipeline.shards import ShardError
 from pipeline.storage import Store
 
-_STATS = """
+_MORE = MappingProxyType(
+    {
+        "history": """
+
+Of each snapshot: its sources by status, its windows, its tags, and how many sources it added,
+changed (they have other windows) and removed, compared with the one before it that is still there.
+
+Examples:
+  python jobs/maintain_cache.py history output/demo
+  python jobs/maintain_cache.py history s3://bucket/latents --json
+""",
+        "tag": """
+
+Tag the snapshot that a training run pins: vacuum never drops it. A name stands for one snapshot; it
+is moved with --force alone.
+
+Examples:
+  python jobs/maintain_cache.py tag output/demo release-1
+  python jobs/maintain_cache.py tag s3://bucket/latents release-1 --snapshot 12 --force
+  python jobs/maintain_cache.py tag s3://bucket/latents release-1 --delete
+""",
+        "restore": """
+
+Nothing is deleted: snapshot N's state gets a new number, and readers of the newest see it. The next
+refresh brings the dataset's state again, so change the dataset first.
+
+Example:
+  python jobs/maintain_cache.py restore s3://bucket/latents 11
+""",
+        "index": """
+
+A run puts it beside the snapshot that it publishes. Without one, each training machine builds its
+own.
+
+Example:
+  python jobs/maintain_cache.py index s3://bucket/latents --snapshot 12
+""",
+        "stats": """
 
 Reads every window once, or about --windows of them, in bounded memory. Latent frames that repeated
 pixel frames took part in (windows.tail: pad) are left out. Where the cache holds moments, the
@@ -52,7 +90,30 @@ Examples:
       --workers 8 --out s3://bucket/latents-12-stats.json
 
 Prints a table, last a JSON object: with --out a summary, else what the file would hold.
-"""
+""",
+        "vacuum": """
+
+All snapshots stay unless --keep-snapshots or --keep-days is given: one that either keeps stays, and
+the newest and tagged ones always do. What work at hand may still publish stays too. A reader of a
+dropped snapshot finds its shards missing. Waits for runs at work.
+
+Examples:
+  python jobs/maintain_cache.py vacuum output/demo --keep-snapshots 5 --list
+  python jobs/maintain_cache.py vacuum s3://bucket/latents --keep-snapshots 5 --keep-days 30 --apply
+""",
+        "compact": """
+
+Many small runs leave many small shards. Those below --min-fill of the target are put together, in
+whole segments; no sample changes, and a snapshot is published. The old shards are freed by a later
+vacuum. Waits for runs at work.
+
+Examples:
+  python jobs/maintain_cache.py compact output/demo
+  python jobs/maintain_cache.py compact s3://bucket/latents --target-bytes 512MB --apply
+""",
+    }
+)
+"""What the help page of a command says below its first line."""
 
 EXIT_DONE = 0
 EXIT_USAGE = 1
@@ -76,11 +137,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, about: str, more: str = "") -> argparse.ArgumentParser:
+    def command(name: str, about: str) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
             help=about,
-            description=about + more,
+            description=about + _MORE[name],
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -103,7 +164,7 @@ def make_parser() -> argparse.ArgumentParser:
     found = command("index", "build the training reader's index of a snapshot again")
     found.add_argument("--snapshot", metavar="N", type=int, help="default: the newest")
 
-    found = command("stats", "mean and spread of the latents, channel by channel", _STATS)
+    found = command("stats", "mean and spread of the latents, channel by channel")
     found.add_argument("--snapshot", metavar="N", type=int, help="default: the newest")
     found.add_argument("--out", metavar="FILE", help="a path or s3://…; default: print alone")
     found.add_argument(
@@ -202,7 +263,7 @@ def _run(manifest: Manifest, args: argparse.Namespace) -> None:
 
 
 def _history(manifest: Manifest, args: argparse.Namespace) -> None:
-    entries = list(history(manifest))
+    entries = history(manifest)
     if args.json:
         for entry in entries:
             print(json.dumps(entry.to_json()))

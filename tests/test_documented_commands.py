@@ -99,13 +99,28 @@ def test_the_help_of_a_job_is_a_page_with_examples_that_parse(script, parse, cap
     assert "JSON" in about or "Exit codes: " in about
     groups = re.findall(r"^[\w /-]+:$", options, re.MULTILINE)
     assert groups or "COMMAND" in about or "{" in about.partition("\n\n")[0]
-    examples = re.sub(r"\\\n\s*", "", about.split("Examples:\n")[1].split("\n\n")[0])
-    seen = 0
-    for line in examples.splitlines():
+    assert str(script) in _parsed_examples(about, parse)
+
+
+@pytest.mark.parametrize(
+    "command", ["history", "tag", "restore", "index", "stats", "vacuum", "compact"]
+)
+def test_the_help_of_a_command_of_maintenance_too(command, parse, capsys):
+    script = "jobs/maintain_cache.py"
+    with pytest.raises(SystemExit):
+        _load(script).main([command, "--help"])
+    assert script in _parsed_examples(capsys.readouterr().out, parse)
+
+
+def _parsed_examples(page, parse):
+    """The scripts that the examples of a page call, which understand them."""
+    text = re.split(r"Examples?:\n", page)[1].split("\n\n")[0]
+    found = []
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
         for called, arguments in calls(shlex.split(line.split("   ")[0])):
             parse(called, arguments)
-            seen += called == str(script)
-    assert seen
+            found.append(called)
+    return found
 
 
 @pytest.mark.slow
