@@ -3,14 +3,18 @@
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.buckets import Bucket
 from pipeline.config import StorageConfig
 from pipeline.contract import Contract
 from pipeline.live import explode, join_columns, live_generations, present_sources
 from pipeline.manifest import Manifest, Snapshot
-from pipeline.shards import ShardError, checksum, read_sample
+from pipeline.reader.rows import RowReader
+from pipeline.recipe import latent_shape
+from pipeline.shards import ShardError, checksum, repair
 from pipeline.storage import Store
 
 if TYPE_CHECKING:
@@ -84,6 +88,10 @@ class LatentCache:
     def _places(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self._samples["sample_id"].to_pylist())}
 
+    @cached_property
+    def _rows(self) -> RowReader:
+        return RowReader(self._manifest.store, self.contract)
+
     def __getitem__(self, sample_id: str) -> "dict[str, torch.Tensor]":
         """``read``."""
         return self.read(sample_id)
@@ -91,18 +99,22 @@ class LatentCache:
     def read(self, sample_id: str) -> "dict[str, torch.Tensor]":
         """The tensors of a sample by statistic: ``mean`` (and ``logvar``), or ``sample``.
 
-        Each is ``(t, C, h, w)`` in the stored dtype. Raises ``KeyError`` for an unknown id and
-        ``ShardError`` when the stored bytes are missing or are not those that were written.
+        Each is ``(t, C, h, w)`` in the stored dtype. Raises ``KeyError`` for an unknown id,
+        ``ShardError`` when the stored bytes are missing or are not those that were written, and
+        ``StoreError`` when the store cannot be read: nothing is known of them then.
         """
         import torch
 
         if sample_id not in self._places:
             raise KeyError(f"no live sample {sample_id!r} in snapshot {self.snapshot.number}")
         row = self._samples.slice(self._places[sample_id], 1).to_pylist()[0]
-        found = read_sample(self._manifest.store, row["shard"], row["row"], self.contract)
-        if checksum(list(found.values())) != row["checksum"]:
+        shape = latent_shape(self.contract, Bucket.parse(row["bucket"]), row["frames"])
+        found = {name: np.empty((1, *shape), self.contract.dtype) for name in self.contract.tensors}
+        self._rows.read(row["shard"], row["row"], found)
+        if checksum([array[0] for array in found.values()]) != row["checksum"]:
+            uri = self._manifest.store.uri
             raise ShardError(
-                f"{self._manifest.store.uri}/{row['shard']}, row {row['row']}: the bytes of sample "
-                f"{sample_id} are not those that were written"
+                f"{uri}/{row['shard']}, row {row['row']}: the bytes of sample {sample_id} are not "
+                f"those that were written; {repair(uri)}"
             )
-        return {name: torch.from_numpy(array.copy()) for name, array in found.items()}
+        return {name: torch.from_numpy(array[0]) for name, array in found.items()}

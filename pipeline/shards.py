@@ -18,11 +18,9 @@ from pipeline.contract import Contract
 from pipeline.errors import StoreError
 from pipeline.identity import stable_hash
 from pipeline.packs import SegmentInfo
+from pipeline.row_groups import group_begins, group_rows, groups_of
 from pipeline.row_statistics import to_text
 from pipeline.storage import Store
-
-ROW_GROUP_ROWS = 8
-"""Rows of a Parquet row group: few, so that one sample is read with little besides."""
 
 _HEADER_GUESS = 64 * 2**10
 _HEADER_LIMIT = 100 * 2**20
@@ -51,12 +49,13 @@ class Shard:
         return tuple(checksum([self.tensors[name][row] for name in names]) for row in range(count))
 
     def path(self, suffix: str) -> str:
-        """Path in the cache: a hash of ids and checksums.
+        """Path in the cache: a hash of ids, checksums, and how the file is laid out.
 
         So equal content has one name, and a name never gets other bytes, whoever writes it.
         """
         ids = [[s.generation, *s.sample_ids] for s in self.segments]
-        digest = stable_hash(["shard", self.contract.contract_id, ids, list(self.checksums)])
+        layout = "shard, row groups of segments" if suffix == ".parquet" else "shard"
+        digest = stable_hash([layout, self.contract.contract_id, ids, list(self.checksums)])
         return f"data/{self.bucket}/{digest}{suffix}"
 
     def encode(self, suffix: str) -> bytes:
@@ -109,14 +108,14 @@ def _parquet(shard: Shard) -> bytes:
     )
     sink = io.BytesIO()
     binary = [name for name in table.column_names if name.endswith("_bytes")]
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="none",
-        use_dictionary=[name for name in table.column_names if name not in binary],
-        write_statistics=False,
-    )
+    dictionary = [name for name in table.column_names if name not in binary]
+    with pq.ParquetWriter(
+        sink, table.schema, compression="none", use_dictionary=dictionary, write_statistics=False
+    ) as writer:
+        first = 0
+        for rows in group_rows([segment.windows for segment in shard.segments]):
+            writer.write_table(table.slice(first, rows), row_group_size=rows)
+            first += rows
     return sink.getvalue()
 
 
@@ -207,14 +206,16 @@ def _read_safetensors(file: Any, row: int, contract: Contract) -> dict[str, np.n
 
 def _read_parquet(file: Any, row: int, contract: Contract) -> dict[str, np.ndarray]:
     parquet = pq.ParquetFile(file)
-    group, offset = divmod(row, ROW_GROUP_ROWS)
+    begins = group_begins(parquet.metadata)
+    (group,) = groups_of(begins, row, 1)
     prefixes = column_prefixes(contract)
     columns = [f"{p}_{part}" for p in prefixes.values() for part in ("bytes", "shape", "dtype")]
     table = parquet.read_row_group(group, columns=columns)
     found = {}
     for name, prefix in prefixes.items():
         data, shape, dtype = (
-            table[f"{prefix}_{part}"][offset].as_py() for part in ("bytes", "shape", "dtype")
+            table[f"{prefix}_{part}"][row - begins[group]].as_py()
+            for part in ("bytes", "shape", "dtype")
         )
         found[name] = np.frombuffer(data, np.dtype(dtype)).reshape(shape)
     return found

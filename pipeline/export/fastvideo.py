@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.export.formats import Packed
 from pipeline.export.sample import Sample
-from pipeline.shards import ROW_GROUP_ROWS
+from pipeline.row_groups import ROW_GROUP_ROWS
 
 
 def _triplet(name: str) -> list[tuple[str, pa.DataType]]:

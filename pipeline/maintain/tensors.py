@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contract import Contract
-from pipeline.shards import ROW_GROUP_ROWS, column_prefixes, read_header, shard_errors
+from pipeline.row_groups import group_begins, groups_of
+from pipeline.shards import column_prefixes, read_header, shard_errors
 from pipeline.storage import Store
 
 Tensors = dict[str, np.ndarray]
@@ -55,12 +56,11 @@ def _parquet(
     columns = [f"{p}_{part}" for p in prefixes.values() for part in ("bytes", "shape", "dtype")]
     with store.open(path) as file:
         parquet = pq.ParquetFile(file)
+        begins = group_begins(parquet.metadata)
         for first, count in spans:
-            groups = range(first // ROW_GROUP_ROWS, (first + count - 1) // ROW_GROUP_ROWS + 1)
+            groups = groups_of(begins, first, count)
             rows = parquet.read_row_groups(list(groups), columns=columns)
-            table = rows.slice(first - groups[0] * ROW_GROUP_ROWS, count)
-            if table.num_rows != count:
-                raise ValueError(f"row {first + count - 1} of {parquet.metadata.num_rows}")
+            table = rows.slice(first - begins[groups[0]], count)
             yield {name: _stack(table, prefix) for name, prefix in prefixes.items()}
 
 

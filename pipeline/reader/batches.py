@@ -1,14 +1,14 @@
 """Clips as tensors: which rows a clip needs, and what is made of them."""
 
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
+from pipeline.reader.batch_memory import BatchMemory
 from pipeline.reader.draw import Normalization, Statistic, draw, needed_tensors, noise_seed
+from pipeline.reader.here import Begin, Read
 from pipeline.reader.index import Array
 from pipeline.reader.rows import RowReader
 from pipeline.reader.view import View
@@ -45,7 +45,31 @@ class Making:
     columns: tuple[str, ...]
 
 
-Pending = list[tuple[Clip, list["Future[dict[str, Array]]"]]]
+@dataclass(frozen=True)
+class Pending:
+    """A batch whose clips are being read into its memory.
+
+    ``tensors``: by statistic ``(clips, windows, t, C, h, w)``, in the stored dtype; ``reads``: of
+    each clip.
+    """
+
+    clips: Sequence[Clip]
+    tensors: dict[str, torch.Tensor]
+    reads: Sequence[Sequence[Read]]
+
+    def cancel(self) -> None:
+        """Begin no more reads."""
+        for reads in self.reads:
+            for read in reads:
+                read.cancel()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Clips that were read, and their tensors, as in ``Pending``."""
+
+    clips: Sequence[Clip]
+    tensors: dict[str, torch.Tensor]
 
 
 class BatchMaker:
@@ -55,6 +79,7 @@ class BatchMaker:
         self._view, self._making = view, making
         self._contract = view.snapshot.contract
         self._names = needed_tensors(making.statistic, self._contract)
+        self._memory = BatchMemory()
         self.reader = RowReader(view.manifest.store, self._contract, view.disk_cache)
 
     def find(self, group: int, numbers: Array, phase: int) -> list[Clip]:
@@ -64,23 +89,19 @@ class BatchMaker:
         found = []
         for record, offset in selection.locate(numbers, phase):
             pieces = selection.pieces(index.records, record, offset)
-            head, tail = index.records[record], index.records[pieces[-1].record]
-            ends = pieces[-1].offset + pieces[-1].windows == int(tail["windows"])
-            missing = chosen.group.frames - int(tail["last_valid"]) if ends else 0
+            head, tail = index.record(record), index.record(pieces[-1].record)
+            ends = pieces[-1].offset + pieces[-1].windows == tail.windows
+            missing = chosen.group.frames - tail.last_valid if ends else 0
             rows = tuple(
-                (
-                    index.shard_path(chosen.group, int(index.records["shard"][p.record])),
-                    int(index.records["first_row"][p.record]) + p.offset,
-                    p.windows,
-                )
+                (index.shard_path(chosen.group, part.shard), part.first_row + p.offset, p.windows)
                 for p in pieces
+                for part in (index.record(p.record),)
             )
-            first = int(head["first_frame"]) + offset * int(head["step"])
-            if offset and offset == int(head["windows"]) - 1:
-                first += int(head["last_step"]) - int(head["step"])
+            first = head.first_frame + offset * head.step
+            if offset and offset == head.windows - 1:
+                first += head.last_step - head.step
             valid = chosen.frames - missing
-            source, fps = int(head["source"]), float(head["fps"])
-            found.append(Clip(group, source, first, valid, fps, rows))
+            found.append(Clip(group, head.source, first, valid, head.fps, rows))
         return found
 
     def shape(self, group: int) -> tuple[int, int, int, int]:
@@ -88,49 +109,49 @@ class BatchMaker:
         chosen = self._view.groups[group].group
         return latent_shape(self._contract, chosen.bucket, chosen.frames)
 
-    def submit(self, pool: Executor, clips: Sequence[Clip]) -> Pending:
-        """Start to read clips."""
-        return [
-            (clip, [pool.submit(self._read, clip.group, rows) for rows in clip.rows])
-            for clip in clips
-        ]
+    def submit(self, begin: Begin, clips: Sequence[Clip]) -> Pending:
+        """Start to read clips, at least one, all of one group."""
+        group = clips[0].group
+        shape = (len(clips), self._view.groups[group].clips.windows, *self.shape(group))
+        given = self._memory.tensors(self._names, shape, self._contract.dtype)
+        tensors = dict(zip(self._names, given, strict=True))
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        reads: list[list[Read]] = []
+        for number, clip in enumerate(clips):
+            reads.append([])
+            at = 0
+            for path, first, count in clip.rows:
+                into = {name: array[number, at : at + count] for name, array in arrays.items()}
+                reads[-1].append(begin(self.reader.read, path, first, into))
+                at += count
+        return Pending(clips, tensors, reads)
 
-    def _read(self, group: int, rows: Rows) -> dict[str, Array]:
-        return self.reader.read(*rows, self._names, self.shape(group))
-
-    def gather(
-        self, pending: Pending, failures: list[ShardError] | None = None
-    ) -> list[tuple[Clip, list[dict[str, Array]]]]:
-        """Clips that were read. Raises ``ShardError``, or puts it into ``failures``."""
-        found = []
-        for clip, parts in pending:
+    def gather(self, pending: Pending, failures: list[ShardError] | None = None) -> Found:
+        """The clips that were read. Raises ``ShardError``, or puts it into ``failures``."""
+        sound = []
+        for number, reads in enumerate(pending.reads):
             try:
-                found.append((clip, [part.result() for part in parts]))
+                for read in reads:
+                    read.result()
+                sound.append(number)
             except ShardError as error:
                 if failures is None:
                     raise
                 failures.append(error)
-        return found
+        if len(sound) == len(pending.clips):
+            return Found(pending.clips, pending.tensors)
+        chosen = {name: tensor[sound] for name, tensor in pending.tensors.items()}
+        return Found([pending.clips[number] for number in sound], chosen)
 
-    def assemble(self, found: Sequence[tuple[Clip, list[dict[str, Array]]]], epoch: int) -> Batch:
+    def assemble(self, found: Found, epoch: int) -> Batch:
         """The batch of clips that were read: at least one, all of one group."""
-        group = found[0][0].group
+        clips = found.clips
+        group = clips[0].group
         chosen, shape = self._view.groups[group], self.shape(group)
         windows = chosen.clips.windows
-        dtype = np.dtype(self._contract.dtype)
-        stacked = {}
-        for name in self._names:
-            target = np.empty((len(found), windows, *shape), dtype)
-            for row, (_, parts) in zip(target, found, strict=True):
-                at = 0
-                for part in parts:
-                    row[at : at + len(part[name])] = part[name]
-                    at += len(part[name])
-            stacked[name] = torch.from_numpy(target)
-        clips = [clip for clip, _ in found]
         ids = [self._view.index.source_id(clip.source) for clip in clips]
         batch: Batch = {
-            **self._latents(stacked, clips, epoch),
+            **self._latents(found.tensors, clips, epoch),
             "ids": [
                 f"{i}:{chosen.group.bucket.name}:{c.first_frame}"
                 for i, c in zip(ids, clips, strict=True)
@@ -140,7 +161,7 @@ class BatchMaker:
             "first_frames": torch.tensor([clip.first_frame for clip in clips]),
             "fps": torch.tensor([clip.fps for clip in clips]),
             "valid_frames": torch.tensor([clip.valid_frames for clip in clips]),
-            "valid_mask": torch.stack([self._mask(clip, windows, shape[0]) for clip in clips]),
+            "valid_mask": self._mask(clips, windows, shape[0]),
         }
         columns = self._view.columns
         if columns is not None and self._making.columns:
@@ -185,12 +206,14 @@ class BatchMaker:
             for n in range(chosen.clips.windows)
         ]
 
-    def _mask(self, clip: Clip, windows: int, latents: int) -> torch.Tensor:
-        """Latent frames that no repeated frame takes part in."""
-        frames = self._view.groups[clip.group].frames
-        free = windows * latents
-        if clip.valid_frames < frames:
-            last = clip.valid_frames - (frames - frames // windows)
-            causal = 1 + (last - 1) // 8 if self._contract.vae_version == 2 else 0
-            free = (windows - 1) * latents + causal
-        return torch.arange(windows * latents) < free
+    def _mask(self, clips: Sequence[Clip], windows: int, latents: int) -> torch.Tensor:
+        """Latent frames that no repeated frame takes part in, ``(clips, latent frames)``."""
+        frames = self._view.groups[clips[0].group].frames
+        free = []
+        for clip in clips:
+            free.append(windows * latents)
+            if clip.valid_frames < frames:
+                last = clip.valid_frames - (frames - frames // windows)
+                causal = 1 + (last - 1) // 8 if self._contract.vae_version == 2 else 0
+                free[-1] = (windows - 1) * latents + causal
+        return torch.arange(windows * latents) < torch.tensor(free)[:, None]

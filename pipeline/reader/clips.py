@@ -164,7 +164,8 @@ class Selection:
         """Map the files that ``write_selection`` wrote."""
         size = (folder / "entries").stat().st_size
         entries = np.memmap(folder / "entries", _ENTRY, "r") if size else np.empty(0, _ENTRY)
-        return cls(np.asarray(np.memmap(folder / "starts", "<i8", "r")), entries, clips)
+        starts = np.memmap(folder / "starts", "<i8", "r")
+        return cls(np.asarray(starts), np.asarray(entries), clips)
 
     def __len__(self) -> int:
         """Clips of an epoch: the sum of their weights, rounded down."""

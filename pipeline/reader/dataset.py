@@ -1,15 +1,15 @@
 """``LatentDataset``: batches of clips of a pinned snapshot, for ``torch.utils.data.DataLoader``."""
 
+import contextlib
 import itertools
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow.compute as pc
 import torch
 import torch.distributed
@@ -20,14 +20,14 @@ from pipeline.contract import Contract, Expectation
 from pipeline.errors import UserError
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest
-from pipeline.reader.batches import Batch, BatchMaker, Clip, Making
-from pipeline.reader.clips import UNIT
+from pipeline.reader.batches import Batch, BatchMaker, Found, Making, Pending
 from pipeline.reader.disk_cache import open_disk_cache
 from pipeline.reader.draw import Normalization, Statistic, needed_tensors
-from pipeline.reader.here import Here
+from pipeline.reader.epoch import Epoch
+from pipeline.reader.here import Begin, Later
 from pipeline.reader.local import LocalFolder, default_folder
 from pipeline.reader.map_style import LatentMap
-from pipeline.reader.order import Division, Remainder, keys_of, permute
+from pipeline.reader.order import Division, Remainder
 from pipeline.reader.state import Position, SharedPosition, shared_bytes
 from pipeline.reader.statistics import normalization_of
 from pipeline.reader.view import Choice, Weights, open_view
@@ -283,15 +283,17 @@ class LatentDataset(IterableDataset[Batch]):
         steps = range(begun.steps + (0 if own else number), division.steps, workers)
         maker = BatchMaker(self._view, self._making)
         remote = not self._view.manifest.store.local
-        with ThreadPoolExecutor(self._reads) if remote else Here() as pool:
-            ahead: deque[tuple[int, range, int, Any]] = deque()
+        epoch = Epoch(maker, self.clips, self._seed, begun.epoch, self._shuffle)
+        with ThreadPoolExecutor(self._reads) if remote else contextlib.nullcontext() as pool:
+            begin: Begin = Later if pool is None else pool.submit
+            ahead: deque[tuple[int, range, int, Pending]] = deque()
             todo = iter(steps)
 
             def fill() -> None:
                 for step in itertools.islice(todo, 1 + remote * self._prefetch - len(ahead)):
                     group, positions = division.batch(step, self.rank)
-                    clips = self._clips(maker, begun.epoch, group, positions)
-                    ahead.append((group, positions, step, maker.submit(pool, clips)))
+                    clips = epoch.clips(group, positions)
+                    ahead.append((group, positions, step, maker.submit(begin, clips)))
 
             try:
                 while True:
@@ -300,10 +302,12 @@ class LatentDataset(IterableDataset[Batch]):
                         break
                     group, positions, step, pending = ahead.popleft()
                     position = replace(begun, steps=step, worker=None)
-                    batch = self._batch(maker, pool, group, positions, pending, begun.epoch)
+                    found, skipped = self._found(maker, epoch, group, positions, pending)
+                    batch = maker.assemble(found, begun.epoch)
+                    if self._on_damage == "skip":
+                        batch["skipped"] = skipped
                     batch["position"] = asdict(position)
-                    del pending
-                    maker.reader.release()
+                    del pending, found
                     if info is None:
                         self._own = self._after(position)
                     else:
@@ -311,45 +315,31 @@ class LatentDataset(IterableDataset[Batch]):
                             position, steps=step + workers, worker=(number, workers)
                         )
                     yield batch
+                    del batch
             finally:
                 for *_, pending in ahead:
-                    for _, parts in pending:
-                        for part in parts:
-                            part.cancel()
+                    pending.cancel()
 
-    def _clips(self, maker: BatchMaker, epoch: int, group: int, positions: range) -> list[Clip]:
-        numbers = np.arange(positions.start, positions.stop)
-        name = self._view.groups[group].name
-        if self._shuffle:
-            numbers = permute(numbers, self._sizes[group], keys_of(self._seed, epoch, name))
-        phase = keys_of(self._seed, epoch, name, "phase", count=1)[0] % UNIT
-        return maker.find(group, numbers, phase)
-
-    def _batch(
-        self,
-        maker: BatchMaker,
-        pool: Executor,
-        group: int,
-        positions: range,
-        pending: Any,
-        epoch: int,
-    ) -> Batch:
+    def _found(
+        self, maker: BatchMaker, epoch: Epoch, group: int, positions: range, pending: Pending
+    ) -> tuple[Found, int]:
+        """The clips of a batch that were read, and how many were skipped."""
         if self._on_damage == "raise":
-            return maker.assemble(maker.gather(pending), epoch)
+            return maker.gather(pending), 0
         failures: list[ShardError] = []
         found = maker.gather(pending, failures)
         size = self._sizes[group]
         for n in range(_SUBSTITUTES):  # only where nothing is left: a batch is never empty
-            if found:
+            if found.clips:
                 break
             at = (positions.stop + n) % size
-            clips = self._clips(maker, epoch, group, range(at, at + 1))
-            found = maker.gather(maker.submit(pool, clips), failures)
+            clips = epoch.clips(group, range(at, at + 1))
+            found = maker.gather(maker.submit(Later, clips), failures)
         for error in failures:
             warnings.warn(f"skipped: {error}", stacklevel=2)
-        if not found:
+        if not found.clips:
             raise failures[0]
-        return {**maker.assemble(found, epoch), "skipped": len(failures)}
+        return found, len(failures)
 
     def map_style(self) -> LatentMap:
         """All clips of the snapshot that fit, one by one, in a fixed order: for evaluation."""

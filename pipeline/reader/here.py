@@ -1,17 +1,37 @@
 """Reading without threads: a local file needs no patience."""
 
-from concurrent.futures import Executor, Future
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 
-class Here(Executor):
-    """Does everything at once, in the calling thread."""
+class Read(Protocol):
+    """A read that was begun, or will be: the part of a ``Future`` that is needed."""
 
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """A future that is done, with the result or the error."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001  (the future raises it)
-            future.set_exception(error)
-        return future
+    def result(self) -> None:
+        """Wait until it is done. Raises what it raised."""
+
+    def cancel(self) -> object:
+        """Do not begin it, if that is possible."""
+
+
+class Begin(Protocol):
+    """What begins a call of a function."""
+
+    def __call__(self, function: Callable[..., None], /, *arguments: Any) -> Read:
+        """The call that was begun."""
+
+
+class Later:
+    """A call that is made by the one who wants its result."""
+
+    __slots__ = ("_arguments", "_function")
+
+    def __init__(self, function: Callable[..., None], /, *arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+
+    def result(self) -> None:
+        """Make the call."""
+        self._function(*self._arguments)
+
+    def cancel(self) -> None:
+        """Nothing was begun."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,22 @@ RECORD = np.dtype(
     ]
 )
 """A segment. Where a segment does not follow this pattern, a record holds one window of it."""
+
+
+class Record(NamedTuple):
+    """A record of ``RECORD`` as Python's numbers."""
+
+    source: int
+    shard: int
+    first_row: int
+    first_frame: int
+    fps: float
+    windows: int
+    step: int
+    last_step: int
+    last_valid: int
+    spare: int
+
 
 SHARD = np.dtype([("digest", "V16"), ("suffix", "u1")])
 SUFFIXES = (".safetensors", ".parquet")
@@ -100,6 +116,10 @@ class SegmentIndex:
                 "again with jobs/maintain_cache.py index"
             ) from error
 
+    def record(self, number: int) -> Record:
+        """A record by its number."""
+        return Record(*self.records[number].item())
+
     def shard_path(self, group: Group, shard: int) -> str:
         """Path of a shard below the cache's root."""
         entry = self.shards[shard]
@@ -143,4 +163,5 @@ def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> Array:
         raise ValueError(f"{path.name} ends before its {count} entries")
     if count == 0:  # nothing can be mapped
         return np.empty(0, dtype)
-    return np.memmap(path, dtype, "r", offset, (count,))
+    # As a plain array: a memmap takes microseconds for every element.
+    return np.asarray(np.memmap(path, dtype, "r", offset, (count,)))

@@ -1,91 +1,134 @@
-"""Values of a column of binary values in Parquet shards, by the bytes of single rows where it can.
+"""Values of columns of binary values in Parquet shards, by the bytes of single rows where it can.
 
 A column chunk of a shard is one page of PLAIN values, uncompressed: a head, and then for each row
 its length in four bytes and its value. All values have one size, so that a row's place follows from
 the chunk's size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.reader.disk_cache import Data
-from pipeline.reader.mapped import MappedShard
-from pipeline.reader.remote import Range, RemoteShard
-from pipeline.shards import ROW_GROUP_ROWS
+from pipeline.reader.files import LocalShard
+from pipeline.reader.index import Array
+from pipeline.reader.pieces import Piece, memory
+from pipeline.reader.remote import RemoteShard
+from pipeline.row_groups import group_begins, groups_of
 
-AnyShard = MappedShard | RemoteShard
-Values = dict[str, list[Data]]
+AnyShard = LocalShard | RemoteShard
 
 _NEAR = 64 * 2**10
 """Ranges that are no further apart are read as one."""
 
+_FOOTER_GUESS = 64 * 2**10
 _LENGTH = 4
 
 
-def plain_values(
-    shard: AnyShard, metadata: Any, first: int, count: int, columns: Sequence[str], size: int
-) -> Values | None:
-    """The values of rows by column, each of ``size`` bytes, read alone.
+@dataclass(frozen=True)
+class Chunk:
+    """Where the values of a column in a row group lie.
 
-    None where they do not lie as they are written here: other programs may write pages otherwise.
+    ``page`` is the byte at which the page of values begins; ``plain``: they are not compressed, and
+    there is no dictionary.
     """
-    ranges: dict[str, list[Range]] = {name: [] for name in columns}
-    step = _LENGTH + size
-    for group in _groups(first, count):
-        rows = metadata.row_group(group).num_rows
-        begin = group * ROW_GROUP_ROWS
-        wanted = range(max(first, begin) - begin, min(first + count, begin + rows) - begin)
-        for name, chunk in _chunks(metadata, group, columns).items():
-            head = chunk.total_compressed_size - rows * step
-            if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page or head < 0:
+
+    begin: int
+    page: int
+    end: int
+    plain: bool
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a shard's footer says of some columns.
+
+    ``begins``: the first row of each row group, and last the number of all rows; ``chunks``: by
+    column, one a row group.
+    """
+
+    begins: list[int]
+    chunks: Mapping[str, Sequence[Chunk]]
+    metadata: Any
+
+    @classmethod
+    def read(cls, shard: AnyShard, columns: Sequence[str]) -> "Footer":
+        """Read it: one request, or two where it is long."""
+        data = shard.tail(_FOOTER_GUESS)
+        length = int.from_bytes(data[-8:-4], "little") + 8
+        if length > len(data):
+            data = shard.tail(length)
+        metadata = pq.read_metadata(pa.BufferReader(data))
+        places = {metadata.schema.column(n).path: n for n in range(metadata.num_columns)}
+        groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+        chunks = {
+            name: [_chunk(group.column(places[name])) for group in groups] for name in columns
+        }
+        return cls(group_begins(metadata), chunks, metadata)
+
+
+def _chunk(found: Any) -> Chunk:
+    page = found.data_page_offset
+    begin = found.dictionary_page_offset or page
+    plain = found.compression == "UNCOMPRESSED" and not found.has_dictionary_page
+    return Chunk(begin, page, begin + found.total_compressed_size, plain)
+
+
+def plain_pieces(
+    footer: Footer, first: int, into: Mapping[str, Array]
+) -> tuple[list[Piece], Array] | None:
+    """Pieces that fill arrays ``(count, …)`` by column with the values of rows from ``first`` on.
+
+    The array beside them, of ``<u4``, gets what the file gives as the values' lengths. None where
+    values do not lie as they are written here: other programs may write pages otherwise.
+    """
+    count = len(next(iter(into.values())))
+    lengths = np.zeros(count * len(into), "<u4")
+    pieces = []
+    heads = iter(memory(lengths.view("V4")[n : n + 1]) for n in range(len(lengths)))
+    for name, array in into.items():
+        step = _LENGTH + array[0].nbytes
+        values = iter(array)
+        for group in groups_of(footer.begins, first, count):
+            begin, stop = footer.begins[group], footer.begins[group + 1]
+            chunk = footer.chunks[name][group]
+            start = chunk.end - (stop - begin) * step
+            if not chunk.plain or start < chunk.page:
                 return None
-            start = chunk.data_page_offset + head
-            if shard.splits:
-                ranges[name] += [(start + n * step, start + (n + 1) * step) for n in wanted]
-            else:
-                ranges[name].append((start + wanted.start * step, start + wanted.stop * step))
-    parts = iter(shard.ranges([r for name in columns for r in ranges[name]], gap=_NEAR))
-    found: Values = {}
-    for name in columns:
-        values = found[name] = []
-        for _ in ranges[name]:
-            rows_read = np.frombuffer(next(parts), np.uint8).reshape(-1, step)
-            if not (rows_read[:, :_LENGTH].copy().view("<u4") == size).all():
-                return None
-            values += [row.data for row in rows_read[:, _LENGTH:]]
-    return found
+            for row in range(max(first, begin), min(first + count, stop)):
+                parts = (next(heads), memory(next(values)))
+                pieces.append(Piece(start + (row - begin) * step, parts))
+    return pieces, lengths
 
 
-def group_values(
-    shard: AnyShard, metadata: Any, first: int, count: int, columns: Sequence[str]
-) -> Values:
-    """The values of rows by column, from all of their row groups, decoded by pyarrow."""
-    groups = _groups(first, count)
-    ranges = []
-    for group in groups:
-        for chunk in _chunks(metadata, group, columns).values():
-            begin = chunk.dictionary_page_offset or chunk.data_page_offset
-            ranges.append((begin, begin + chunk.total_compressed_size))
-    starts = [begin for begin, _ in ranges]
-    parts = list(zip(starts, shard.ranges(ranges, gap=_NEAR), strict=True))
-    file = pq.ParquetFile(pa.PythonFile(Parts(parts), mode="r"), metadata=metadata)
-    table = file.read_row_groups(list(groups), columns=sorted(columns), use_threads=False)
-    table = table.slice(first - groups[0] * ROW_GROUP_ROWS, count)
-    return {name: [memoryview(v.as_buffer()) for v in table[name]] for name in columns}
+def fill_plain(shard: AnyShard, footer: Footer, first: int, into: Mapping[str, Array]) -> bool:
+    """Fill arrays with values that are read alone; False where they do not lie so."""
+    found = plain_pieces(footer, first, into)
+    if found is None:
+        return False
+    pieces, lengths = found
+    shard.fill(pieces, gap=_NEAR)
+    sizes = [array[0].nbytes for array in into.values()]
+    return bool((lengths.reshape(len(sizes), -1) == np.array(sizes)[:, None]).all())
 
 
-def _groups(first: int, count: int) -> range:
-    return range(first // ROW_GROUP_ROWS, (first + count - 1) // ROW_GROUP_ROWS + 1)
-
-
-def _chunks(metadata: Any, group: int, columns: Sequence[str]) -> dict[str, Any]:
-    part = metadata.row_group(group)
-    found = {part.column(n).path_in_schema: part.column(n) for n in range(part.num_columns)}
-    return {name: found[name] for name in columns}
+def fill_decoded(shard: AnyShard, footer: Footer, first: int, into: Mapping[str, Array]) -> None:
+    """Fill arrays from whole row groups, decoded by pyarrow."""
+    count = len(next(iter(into.values())))
+    groups = groups_of(footer.begins, first, count)
+    chunks = [footer.chunks[name][group] for group in groups for name in into]
+    parts = [(chunk.begin, bytearray(chunk.end - chunk.begin)) for chunk in chunks]
+    wanted = sorted(parts, key=lambda part: part[0])
+    shard.fill([Piece(begin, (memoryview(data),)) for begin, data in wanted], gap=_NEAR)
+    file = pq.ParquetFile(pa.PythonFile(Parts(parts), mode="r"), metadata=footer.metadata)
+    table = file.read_row_groups(list(groups), columns=sorted(into), use_threads=False)
+    table = table.slice(first - footer.begins[groups[0]], count)
+    for name, array in into.items():
+        for row, value in zip(array, table[name], strict=True):
+            memory(row)[:] = memoryview(value.as_buffer())
 
 
 class Parts:

@@ -8,11 +8,10 @@ from pipeline.contract import CONTRACT_PATH
 from pipeline.coverage import merge
 from pipeline.errors import StoreError, UserError
 from pipeline.reader.disk_cache import Data, DiskCache
+from pipeline.reader.pieces import Piece
 from pipeline.storage import Store
 
 _UNSATISFIABLE = ("InvalidRange", "416")
-
-Range = tuple[int, int]
 
 
 @contextlib.contextmanager
@@ -56,11 +55,6 @@ class RemoteShard:
     ) -> None:
         self._store, self.path, self._cache, self._fresh = store, path, cache, fresh
 
-    @property
-    def splits(self) -> bool:
-        """Whether rows are better asked for one by one (``ranges`` joins the requests)."""
-        return self._cache is not None
-
     def head(self, begin: int, end: int) -> bytes:
         """The bytes ``[begin, end)``, as far as there are any."""
         return self._kept(f"{begin}-{end}", lambda: self._read(begin, end))
@@ -74,26 +68,29 @@ class RemoteShard:
             end = self._store.size(self.path)
             return self._store.read(self.path, max(0, end - count), end)
 
-    def ranges(self, wanted: Sequence[Range], gap: int = 0) -> list[Data]:
-        """The data of ascending ranges; those no more than ``gap`` apart with one request.
+    def fill(self, pieces: Sequence[Piece], gap: int = 0) -> None:
+        """Read pieces, each where it belongs; those no more than ``gap`` apart with one request.
 
         Raises ``ValueError`` where the file ends before.
         """
-        found: dict[Range, Data] = {}
-        for part in wanted:
-            held = self._held(f"{part[0]}-{part[1]}")
-            if held is not None and len(held) == part[1] - part[0]:
-                found[part] = held
-        missing = [part for part in wanted if part not in found]
-        for begin, end in merge(missing, gap):
+        missing = [piece for piece in pieces if not self._fill(piece)]
+        for begin, end in merge(((piece.begin, piece.end) for piece in missing), gap):
             data = memoryview(self._read(begin, end))
             if len(data) != end - begin:
                 raise ValueError(f"it ends {end - begin - len(data)} bytes too early")
-            for part in missing:
-                if begin <= part[0] and part[1] <= end:
-                    found[part] = data[part[0] - begin : part[1] - begin]
-                    self._keep(f"{part[0]}-{part[1]}", found[part])
-        return [found[part] for part in wanted]
+            for piece in missing:
+                if begin <= piece.begin and piece.end <= end:
+                    part = data[piece.begin - begin : piece.end - begin]
+                    piece.fill(part)
+                    self._keep(f"{piece.begin}-{piece.end}", part)
+
+    def _fill(self, piece: Piece) -> bool:
+        """Read a piece from the disk cache, if it is there."""
+        held = self._held(f"{piece.begin}-{piece.end}")
+        if held is None or len(held) != piece.end - piece.begin:
+            return False
+        piece.fill(held)
+        return True
 
     def _read(self, begin: int, end: int) -> bytes:
         with reaching(self._store):

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from pipeline.contract import Contract
 from pipeline.errors import UserError
 from pipeline.reader.parquet import Parts
+from pipeline.row_groups import group_begins, groups_of
 from pipeline.row_statistics import Statistics, from_text
-from pipeline.shards import ROW_GROUP_ROWS, column_prefixes, read_header
+from pipeline.shards import column_prefixes, read_header
 from pipeline.storage import Store
 from pipeline.verify.findings import DamagedError, Kind
 
@@ -155,15 +156,17 @@ def _open_parquet(read: Read, size: int, path: str) -> OpenShard:
     prefixes = column_prefixes(contract)
     columns = [f"{p}_{part}" for p in prefixes.values() for part in ("bytes", "shape", "dtype")]
 
+    begins = group_begins(footer)
+
     def read_rows(first: int, count: int, wanted: Shape) -> Rows:
-        groups = range(first // ROW_GROUP_ROWS, (first + count - 1) // ROW_GROUP_ROWS + 1)
+        groups = groups_of(begins, first, count)
         begin, end = _extent(footer, groups)
         source = pa.PythonFile(Parts([(begin, read(begin, end))]), mode="r")
 
         def parse() -> Rows:
             file = pq.ParquetFile(source, metadata=footer)
             table = file.read_row_groups(list(groups), ["id", *columns], use_threads=False)
-            table = table.slice(first - groups[0] * ROW_GROUP_ROWS, count)
+            table = table.slice(first - begins[groups[0]], count)
             tensors = {}
             for name, prefix in prefixes.items():
                 for dtype in set(table[f"{prefix}_dtype"].to_pylist()) - {contract.dtype}:

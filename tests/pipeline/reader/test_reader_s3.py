@@ -7,7 +7,6 @@ from pipeline import LatentDataset
 from pipeline.identity import stable_hash
 from pipeline.reader import parquet
 from pipeline.reader.build import publish_index
-from pipeline.shards import ROW_GROUP_ROWS
 from tests.faults import fault_proxy
 from tests.pipeline.helpers import SMALL
 from tests.pipeline.maintain.builder import Builder, latents
@@ -19,7 +18,7 @@ SAMPLE = 3 * 2 * 2 * 2 * 2
 
 
 def ranges_of(cache: Builder, clip_frames: int) -> list[int]:
-    """Ranges that each clip needs for a statistic: one for each segment, or row group, it meets."""
+    """Ranges that each clip needs for a statistic: one for each segment it meets."""
     found, k = [], clip_frames // 17
     rows = cache.open().samples().to_pylist()
     by_source: dict[str, list[dict]] = {}
@@ -29,8 +28,7 @@ def ranges_of(cache: Builder, clip_frames: int) -> list[int]:
         windows.sort(key=lambda row: row["window"])
         for at in range(0, len(windows) - k + 1, k):
             clip = windows[at : at + k]
-            group = ROW_GROUP_ROWS if clip[0]["shard"].endswith(".parquet") else 10**9
-            found.append(len({(w["window"] // SEGMENT, w["row"] // group) for w in clip}))
+            found.append(len({w["window"] // SEGMENT for w in clip}))
     return found
 
 

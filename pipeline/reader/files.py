@@ -1,0 +1,109 @@
+"""Bytes of shards of a local cache, read straight into the memory of a batch.
+
+A shard is not mapped: its pages would be mapped and unmapped one by one, which costs as much as
+copying them, and a file cut short, or a disk that fails, would end the process with SIGBUS.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+from pipeline.reader.pieces import Piece, adjoining
+from pipeline.reader.remote import reaching
+from pipeline.storage import Store
+
+_KEPT_FILES = 64
+_AT_ONCE = os.sysconf("SC_IOV_MAX")
+
+
+class _File:
+    """An open file, closed when nobody holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = -1
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
+class Files:
+    """Files of a store that were read lately, open."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._open: OrderedDict[str, _File] = OrderedDict()
+
+    def get(self, path: str) -> _File:
+        """An open file."""
+        file = self._open.get(path)
+        if file is None:
+            file = self._open[path] = _File(Path(self.store.uri) / path)
+            if len(self._open) > _KEPT_FILES:
+                self._open.popitem(last=False)
+        return file
+
+
+class LocalShard:
+    """A shard of a local cache.
+
+    Its methods raise ``FileNotFoundError``, ``ValueError`` (the file ends too early) and
+    ``StoreError``.
+    """
+
+    def __init__(self, files: Files, path: str) -> None:
+        self._files, self.path = files, path
+
+    def head(self, begin: int, end: int) -> bytes:
+        """The bytes ``[begin, end)``, as far as there are any."""
+        with reaching(self._files.store):
+            return os.pread(self._files.get(self.path).number, end - begin, begin)
+
+    def tail(self, count: int) -> bytes:
+        """The last bytes of the file, as far as there are any."""
+        with reaching(self._files.store):
+            file = self._files.get(self.path)
+            size = os.fstat(file.number).st_size
+            return os.pread(file.number, count, max(0, size - count))
+
+    def fill(self, pieces: Sequence[Piece], gap: int = 0) -> None:
+        """Read pieces, each where it belongs."""
+        with reaching(self._files.store):
+            file = self._files.get(self.path)
+            missing = sum(_read(file, piece) for piece in adjoining(pieces))
+        if missing:
+            raise ValueError(f"it ends {missing} bytes too early")
+
+    def expect(self, pieces: Sequence[Piece]) -> None:
+        """Have the system bring in what will be read soon."""
+        with reaching(self._files.store):
+            file = self._files.get(self.path)
+            for piece in adjoining(pieces):
+                os.posix_fadvise(
+                    file.number, piece.begin, piece.end - piece.begin, os.POSIX_FADV_WILLNEED
+                )
+
+
+def _read(file: _File, piece: Piece) -> int:
+    """Fill the buffers of a piece; how many bytes the file lacks."""
+    at, end = piece.begin, piece.end
+    left: Iterator[memoryview] = iter(piece.into)
+    while at < end:
+        buffers = tuple(islice(left, _AT_ONCE))
+        found = os.preadv(file.number, buffers, at)
+        if found == 0:
+            return end - at
+        at += found
+        left = chain(_behind(buffers, found), left)
+    return 0
+
+
+def _behind(buffers: Sequence[memoryview], count: int) -> Iterator[memoryview]:
+    """What is left of buffers when ``count`` bytes are filled."""
+    for buffer in buffers:
+        if count < len(buffer):
+            yield buffer[count:]
+        count = max(0, count - len(buffer))
