@@ -127,6 +127,7 @@ class FaultProxy:
         self._rules: list[Rule] = []
         self._session: aiohttp.ClientSession | None = None
         self._requests: list[Request] = []
+        self._answering = 0
         self.endpoint = ""
 
     @property
@@ -136,8 +137,15 @@ class FaultProxy:
 
     @property
     def requests(self) -> list[Request]:
-        """The requests so far."""
+        """The requests so far: a client has the last byte before the proxy has ended an answer."""
+        self._settle()
         return list(self._requests)
+
+    def _settle(self) -> None:
+        """Give answers that are under way a second to end."""
+        deadline = time.monotonic() + 1
+        while self._answering and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def add(self, rule: Rule) -> Rule:
         """Put a rule in force, behind the earlier ones; returns it, to look at its ``hits``."""
@@ -146,6 +154,7 @@ class FaultProxy:
 
     def clear(self) -> None:
         """Forget all rules and the requests so far."""
+        self._settle()
         self._rules = []
         self._requests = []
 
@@ -188,6 +197,7 @@ class FaultProxy:
         due = [rule for rule in self._rules if rule.strikes(seen.method, seen.key, sender)]
         rule = due[0] if due else None
         process = sender() if rule is not None and rule.kill else None
+        self._answering += 1
         try:
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -196,6 +206,8 @@ class FaultProxy:
         except (aiohttp.ClientError, ConnectionError):
             _drop(request)
             return web.Response()
+        finally:
+            self._answering -= 1
 
     async def _answer(
         self, request: web.BaseRequest, seen: Request, rule: Rule | None, process: int | None

@@ -123,12 +123,13 @@ def fill_decoded(shard: AnyShard, footer: Footer, first: int, into: Mapping[str,
     parts = [(chunk.begin, bytearray(chunk.end - chunk.begin)) for chunk in chunks]
     wanted = sorted(parts, key=lambda part: part[0])
     shard.fill([Piece(begin, (memoryview(data),)) for begin, data in wanted], gap=_NEAR)
-    file = pq.ParquetFile(pa.PythonFile(Parts(parts), mode="r"), metadata=footer.metadata)
+    source = pa.PythonFile(Parts(parts), mode="r")
+    file = pq.ParquetFile(source, metadata=footer.metadata, pre_buffer=False)
     table = file.read_row_groups(list(groups), columns=sorted(into), use_threads=False)
     table = table.slice(first - footer.begins[groups[0]], count)
     for name, array in into.items():
         for row, value in zip(array, table[name], strict=True):
-            memory(row)[:] = memoryview(value.as_buffer())
+            memory(row)[:] = memoryview(value.as_buffer()).cast("B")
 
 
 class Parts:
