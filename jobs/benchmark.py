@@ -4,6 +4,7 @@ Examples:
   python jobs/benchmark.py decode clip.mp4 --height 544 --width 992
   python jobs/benchmark.py vae --height 256 --width 256
   python jobs/benchmark.py write s3://bucket/prefix
+  python jobs/benchmark.py read /mnt/scratch
   python jobs/benchmark.py pipeline --config configs/t2v_540p.yaml --simulated-encoder 0.22
   python jobs/benchmark.py scale --config configs/demo.yaml --simulated-encoder 0.5 --nodes 4
   python jobs/benchmark.py refresh --sources 100000 300000 1000000
@@ -29,6 +30,7 @@ from pipeline.bench import (
     overhead,
     pipeline,
     plan,
+    read,
     refresh,
     scale,
     vae,
@@ -56,6 +58,7 @@ COMMANDS = MappingProxyType[str, Bench](
         "decode": decode,
         "vae": vae,
         "write": write,
+        "read": read,
         "pipeline": pipeline,
         "all": everything,
         "overhead": overhead,

@@ -1,12 +1,14 @@
 """A dataset's list and the manifest of a cache that has encoded all of it, without any video."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.buckets import Bucket
 from pipeline.catalog import Catalog, read_catalog
 from pipeline.columns import changed_columns
 from pipeline.config import Config
@@ -18,6 +20,11 @@ from pipeline.storage import Store
 from pipeline.video.facts import VideoFacts
 from pipeline.weights import make_contract
 from pipeline.windows import WINDOW_FRAMES
+
+BUCKETS = tuple(
+    Bucket(height, width)
+    for height, width in ((544, 992), (992, 544), (768, 768), (640, 832), (256, 256))
+)
 
 _COMMIT = 10_000
 """Sources of one commit."""
@@ -39,7 +46,7 @@ _WORDS = (
 _RUN = "bench"
 
 
-def bench_config(folder: Path) -> Config:
+def bench_config(folder: Path, buckets: Sequence[Bucket] = BUCKETS) -> Config:
     """The configuration of the benchmark's cache in ``folder``: narrow VAE, local runner."""
     widths = {
         "num_res_blocks": 1,
@@ -49,13 +56,12 @@ def bench_config(folder: Path) -> Config:
         "decoder_ch": 8,
         "decoder_ch_mult": [1, 1, 1, 1],
     }
-    sizes = ((544, 992), (992, 544), (768, 768), (640, 832), (256, 256))
     return Config.model_validate(
         {
             "dataset": {"uri": str(folder / "list.parquet")},
             "output": {"uri": str(folder / "cache")},
             "windows": {"fps": "24"},
-            "buckets": [{"height": height, "width": width} for height, width in sizes],
+            "buckets": [{"height": bucket.height, "width": bucket.width} for bucket in buckets],
             "vae": {"random_seed": 0, "z_channels": 2, "device": "cpu", "widths": widths},
             "run": {"runner": "local"},
             "report": {"page": False},
@@ -63,13 +69,13 @@ def bench_config(folder: Path) -> Config:
     )
 
 
-def build(folder: Path, sources: int, windows: int) -> None:
+def build(folder: Path, sources: int, windows: int, buckets: Sequence[Bucket] = BUCKETS) -> None:
     """Make a list of ``sources`` videos and a published cache with ``windows`` windows of each.
 
     The tables are appended by the manifest's own code; no video and no shard exists, since a
     refresh looks at none. ``folder`` takes about a kilobyte a source.
     """
-    config = bench_config(folder)
+    config = bench_config(folder, buckets)
     recipe = Recipe.from_config(config, make_contract(config))
     manifest = Manifest(Store(config.output.uri, config.storage))
     _write_list(folder, sources)

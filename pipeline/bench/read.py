@@ -1,0 +1,190 @@
+"""How fast a trainer gets batches, against other loaders and raw reading of the same bytes.
+
+Examples:
+  python jobs/benchmark.py read /mnt/scratch
+  python -m tests.s3 python jobs/benchmark.py read s3://t2v/scratch
+  python jobs/benchmark.py read /mnt/scratch --index-segments 250000 1000000
+
+A cache of random moments of 544x992 windows, two tensors of 3x64x34x62 in float16 a sample, is
+written and published in a folder of its own, which is removed at the end. Then, in turns, each in a
+process of its own and with one thread:
+
+  reader       LatentDataset, statistic="moments", shuffled: the bytes as they are stored
+  drawn        the same with statistic="sample": draws from the posterior, which others do not make
+  webdataset, mds, litdata
+               copies of the same samples through their own loaders, unshuffled; those that are
+               installed (the extra `bench`, in a venv of its own)
+  raw          the cache's shards from begin to end into one buffer of a batch's size
+
+On a local disk first warm (all is in the page cache), then cold (POSIX_FADV_DONTNEED before every
+turn). From S3 raw is botocore's GetObject for ranges of a statistic of a sample, as many at once as
+the reader has; other loaders download whole shards to a disk first and are left out. `of raw` and
+`of best` (of the other loaders) are medians over the turns of samples a second, `CPU of raw` of
+samples a CPU second.
+
+--index-segments measures how long the first batch takes in a cache of so many segments, and memory
+over a whole epoch; see there.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench import read_index
+from pipeline.bench.measure import (
+    Cost,
+    Rates,
+    as_json,
+    conditions,
+    in_turns,
+    measured,
+    process_of_its_own,
+    share,
+)
+from pipeline.bench.read_peers import PEERS, prepare_peer, read_peer, why_missing, write_litdata
+from pipeline.bench.read_samples import build_cache, export, read_config, sample_bytes
+from pipeline.bench.read_ways import forget, prepare, raw_local, raw_s3, read_cache
+from pipeline.bench.write import removed
+from pipeline.cli import byte_size, positive
+from pipeline.config import Config, StorageConfig
+from pipeline.errors import UserError
+from pipeline.report import human_bytes
+from pipeline.storage import Store, absolute
+
+RAW, READER, DRAWN = "raw", "reader", "drawn"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("uri", metavar="URI", help="a folder, or s3://bucket/prefix")
+    parser.add_argument(
+        "--bytes", type=_size, default="2GB", metavar="SIZE", help="of samples, at least (2GB)"
+    )
+    parser.add_argument("--format", choices=("safetensors", "parquet"), default="safetensors")
+    parser.add_argument("--batch-size", type=positive, default=8, help="samples of a batch (8)")
+    parser.add_argument("--reads", type=positive, default=16, help="requests to S3 at once (16)")
+    parser.add_argument("--turns", type=positive, default=3, help="turns of each way (3)")
+    read_index.add_arguments(parser)
+
+
+def _size(text: str) -> int:
+    size = byte_size(text)
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give at least one byte")
+    return size
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print. Raises ``UserError``."""
+    storage = StorageConfig(endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None)
+    root = f"{absolute(args.uri).rstrip('/')}/benchmark-{secrets.token_hex(6)}"
+    local = Store(root, storage).local
+    if args.index_segments and not local:
+        raise UserError(f"{args.uri}: --index-segments wants a folder")
+    with removed(read_config(root, storage, args.format)):
+        if args.index_segments:
+            read_index.benchmark_index(Path(root), args.index_segments)
+        else:
+            benchmark_read(root, storage, args)
+
+
+def benchmark_read(root: str, storage: StorageConfig, args: argparse.Namespace) -> None:
+    """Build below ``root``, measure every way; print tables, and last JSON."""
+    config = read_config(f"{root}/cache", storage, args.format)
+    samples = build_cache(config, args.bytes)
+    local = Store(root, storage).local
+    print(
+        f"{samples} samples of {sample_bytes(config):,} bytes, "
+        f"{human_bytes(samples * sample_bytes(config))}, {args.format}, in {root}"
+    )
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        ways: dict[str, Callable[[], Cost]] = {}
+
+        def add(
+            name: str, ready: Callable[..., None], work: Callable[..., int], *with_: Any
+        ) -> None:
+            call = stack.enter_context(process_of_its_own())
+            call(ready, *with_)
+            ways[name] = partial(call, measured, work, *with_)
+
+        add(RAW, prepare, raw_local if local else raw_s3, config, args.batch_size, args.reads)
+        for name, statistic in ((READER, "moments"), (DRAWN, "sample")):
+            add(name, prepare, read_cache, config, args.batch_size, args.reads, statistic)
+        for name in PEERS if local else ():
+            missing = why_missing(name)
+            if missing is not None:
+                print(f"{name} is left out: {missing}")
+                continue
+            folder = _copy(name, config, Path(root))
+            add(name, prepare_peer, read_peer, name, folder, args.batch_size)
+        os.sync()  # what is not yet on the disk cannot leave the page cache
+        for kind in ("warm", "cold") if local else ("s3",):
+            for way in ways.values() if kind != "cold" else ():
+                _check(way(), samples)
+            chosen = {n: _cold(Path(root), way) for n, way in ways.items()}
+            costs = in_turns(args.turns, chosen if kind == "cold" else ways)
+            for turns in costs.values():
+                for cost in turns:
+                    _check(cost, samples)
+            found[kind] = _told(kind, costs)
+    told = {"samples": samples, "sample_bytes": sample_bytes(config), "format": args.format}
+    told |= {"batch_size": args.batch_size, "reads": args.reads, "turns": args.turns}
+    print(json.dumps({**conditions(), **told, **found}))
+
+
+def _copy(name: str, config: Config, root: Path) -> str:
+    """The samples in a peer's format; where they are."""
+    if name == "litdata":
+        return write_litdata(config, root / name)
+    return export(config, name, root / name)
+
+
+def _cold(root: Path, way: Callable[[], Cost]) -> Callable[[], Cost]:
+    def turn() -> Cost:
+        forget(root)
+        return way()
+
+    return turn
+
+
+def _check(cost: Cost, samples: int) -> None:
+    if cost.units != samples:
+        raise RuntimeError(f"{cost.units} samples were read, not {samples}")
+
+
+def _told(kind: str, costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:
+    """Print a table; gives the figures."""
+    peers = [name for name in costs if name in PEERS]
+    best = max(peers, key=lambda name: Rates.of(costs[name]).per_second, default=None)
+    print(f"\n{kind}" + ("" if best is None else f"; the best of the other loaders is {best}"))
+    heads = ("samples / s", "CPU ms / sample", "memory", "of raw", "CPU of raw", "of best")
+    print(" " * 12 + " ".join(f"{head:>15}" for head in heads))
+    shares: dict[str, dict[str, float | None]] = {}
+    for name, turns in costs.items():
+        rates = Rates.of(turns)
+        own = shares[name] = {
+            "of_raw": _wall_share(turns, costs[RAW]),
+            "cpu_of_raw": share(turns, costs[RAW]),
+            "of_best": None if best is None else _wall_share(turns, costs[best]),
+        }
+        peak = "" if rates.peak_bytes is None else human_bytes(rates.peak_bytes)
+        cells = [f"{rates.per_second:.0f}", f"{1000 / rates.per_cpu_second:.3f}", peak]
+        cells += ["" if value is None else f"{value:.2f}" for value in own.values()]
+        print(f"{name:12}" + " ".join(f"{cell:>15}" for cell in cells))
+    return {"ways": as_json(costs), "shares": shares, "best": best}
+
+
+def _wall_share(costs: Sequence[Cost], of: Sequence[Cost]) -> float:
+    """Samples a second, as a share of another's in the same turn: the median."""
+    pairs = zip(costs, of, strict=True)
+    return statistics.median(
+        (one.units / one.wall_seconds) / (other.units / other.wall_seconds) for one, other in pairs
+    )
