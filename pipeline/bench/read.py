@@ -107,6 +107,7 @@ def benchmark_read(root: str, storage: StorageConfig, args: argparse.Namespace) 
     found: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         ways: dict[str, Callable[[], Cost]] = {}
+        cold: dict[str, Callable[[], Cost]] = {}
 
         def add(
             name: str, ready: Callable[..., None], work: Callable[..., int], *with_: Any
@@ -114,6 +115,7 @@ def benchmark_read(root: str, storage: StorageConfig, args: argparse.Namespace) 
             call = stack.enter_context(process_of_its_own())
             call(ready, *with_)
             ways[name] = partial(call, measured, work, *with_)
+            cold[name] = partial(_cold, Path(root), ready, work, *with_)
 
         add(RAW, prepare, raw_local if local else raw_s3, config, args.batch_size, args.reads)
         for name, statistic in ((READER, "moments"), (DRAWN, "sample")):
@@ -129,8 +131,7 @@ def benchmark_read(root: str, storage: StorageConfig, args: argparse.Namespace) 
         for kind in ("warm", "cold") if local else ("s3",):
             for way in ways.values() if kind != "cold" else ():
                 _check(way(), samples)
-            chosen = {n: _cold(Path(root), way) for n, way in ways.items()}
-            costs = in_turns(args.turns, chosen if kind == "cold" else ways)
+            costs = in_turns(args.turns, cold if kind == "cold" else ways)
             for turns in costs.values():
                 for cost in turns:
                     _check(cost, samples)
@@ -147,12 +148,15 @@ def _copy(name: str, config: Config, root: Path) -> str:
     return export(config, name, root / name)
 
 
-def _cold(root: Path, way: Callable[[], Cost]) -> Callable[[], Cost]:
-    def turn() -> Cost:
+def _cold(
+    root: Path, ready: Callable[..., None], work: Callable[..., int], *arguments: Any
+) -> Cost:
+    """In a fresh process: what an earlier turn has mapped would stay in memory."""
+    with process_of_its_own() as call:
+        call(ready, *arguments)
         forget(root)
-        return way()
-
-    return turn
+        cost: Cost = call(measured, work, *arguments)
+        return cost
 
 
 def _check(cost: Cost, samples: int) -> None:

@@ -90,6 +90,9 @@ class LocalShard:
 def _read(file: _File, piece: Piece) -> int:
     """Fill the buffers of a piece; how many bytes the file lacks."""
     at, end = piece.begin, piece.end
+    if len(piece.into) <= _AT_ONCE and os.preadv(file.number, piece.into, at) == end - at:
+        return 0
+    # Too much for one call, or the file is too short.
     left: Iterator[memoryview] = iter(piece.into)
     while at < end:
         buffers = tuple(islice(left, _AT_ONCE))

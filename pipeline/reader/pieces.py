@@ -46,4 +46,6 @@ def adjoining(pieces: Sequence[Piece]) -> Iterator[Piece]:
 
 
 def _joined(run: Sequence[Piece]) -> Piece:
+    if len(run) == 1:
+        return run[0]
     return Piece(run[0].begin, tuple(chain.from_iterable(piece.into for piece in run)))

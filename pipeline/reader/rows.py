@@ -81,7 +81,8 @@ class RowReader:
 
     def _safetensors(self, shard: AnyShard, first: int, into: Mapping[str, Array]) -> list[Piece]:
         one = next(iter(into.values()))
-        size, count = one[0].nbytes, len(one)
+        count = len(one)
+        size = one.nbytes // count
         header = self._header(shard.path, lambda: _safetensors_header(shard, size))
         if not 0 <= first <= header.rows - count:
             raise ValueError(f"row {first + count - 1} of {header.rows}")
