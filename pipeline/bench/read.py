@@ -65,20 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("uri", metavar="URI", help="a folder, or s3://bucket/prefix")
     parser.add_argument(
-        "--bytes", type=_size, default="2GB", metavar="SIZE", help="of samples, at least (2GB)"
+        "--bytes", type=byte_size, default="2GB", metavar="SIZE", help="of samples, at least (2GB)"
     )
     parser.add_argument("--format", choices=("safetensors", "parquet"), default="safetensors")
     parser.add_argument("--batch-size", type=positive, default=8, help="samples of a batch (8)")
     parser.add_argument("--reads", type=positive, default=16, help="requests to S3 at once (16)")
     parser.add_argument("--turns", type=positive, default=3, help="turns of each way (3)")
     read_index.add_arguments(parser)
-
-
-def _size(text: str) -> int:
-    size = byte_size(text)
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give at least one byte")
-    return size
 
 
 def run(args: argparse.Namespace) -> None:
