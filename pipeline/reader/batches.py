@@ -1,9 +1,11 @@
 """Clips as tensors: which rows a clip needs, and what is made of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.reader.batch_memory import BatchMemory
@@ -108,6 +110,14 @@ class BatchMaker:
         """Shape of one window's latents."""
         chosen = self._view.groups[group].group
         return latent_shape(self._contract, chosen.bucket, chosen.frames)
+
+    def expect(self, clips: Sequence[Clip]) -> None:
+        """Clips of a local cache, of one group, that will be read soon."""
+        values = math.prod(self.shape(clips[0].group))
+        size = values * np.dtype(self._contract.dtype).itemsize
+        for clip in clips:
+            for path, first, count in clip.rows:
+                self.reader.expect(path, first, count, self._names, size)
 
     def submit(self, begin: Begin, clips: Sequence[Clip]) -> Pending:
         """Start to read clips, at least one, all of one group."""

@@ -20,7 +20,7 @@ from pipeline.contract import Contract, Expectation
 from pipeline.errors import UserError
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest
-from pipeline.reader.batches import Batch, BatchMaker, Found, Making, Pending
+from pipeline.reader.batches import Batch, BatchMaker, Clip, Found, Making, Pending
 from pipeline.reader.disk_cache import open_disk_cache
 from pipeline.reader.draw import Normalization, Statistic, needed_tensors
 from pipeline.reader.epoch import Epoch
@@ -118,7 +118,8 @@ class LatentDataset(IterableDataset[Batch]):
             disk_cache: a folder of this machine that keeps what was read from S3, for all its
                 processes; unused where the cache is local.
             disk_cache_bytes: how much it may hold; what was not used for longest goes first.
-            prefetch: batches that are read ahead from S3, in each worker.
+            prefetch: batches that are read ahead, in each worker: from S3, or from a disk into the
+                system's page cache.
             reads: requests to S3 at once, in each worker.
 
         Raises:
@@ -286,21 +287,26 @@ class LatentDataset(IterableDataset[Batch]):
         epoch = Epoch(maker, self.clips, self._seed, begun.epoch, self._shuffle)
         with ThreadPoolExecutor(self._reads) if remote else contextlib.nullcontext() as pool:
             begin: Begin = Later if pool is None else pool.submit
-            ahead: deque[tuple[int, range, int, Pending]] = deque()
+            ahead: deque[tuple[int, range, int, Sequence[Clip], Pending | None]] = deque()
             todo = iter(steps)
 
             def fill() -> None:
-                for step in itertools.islice(todo, 1 + remote * self._prefetch - len(ahead)):
+                for step in itertools.islice(todo, 1 + self._prefetch - len(ahead)):
                     group, positions = division.batch(step, self.rank)
                     clips = epoch.clips(group, positions)
-                    ahead.append((group, positions, step, maker.submit(begin, clips)))
+                    pending = None if pool is None else maker.submit(begin, clips)
+                    if pending is None:
+                        maker.expect(clips)
+                    ahead.append((group, positions, step, clips, pending))
 
             try:
                 while True:
                     fill()
                     if not ahead:
                         break
-                    group, positions, step, pending = ahead.popleft()
+                    group, positions, step, clips, pending = ahead.popleft()
+                    if pending is None:
+                        pending = maker.submit(begin, clips)
                     position = replace(begun, steps=step, worker=None)
                     found, skipped = self._found(maker, epoch, group, positions, pending)
                     batch = maker.assemble(found, begun.epoch)
@@ -318,7 +324,8 @@ class LatentDataset(IterableDataset[Batch]):
                     del batch
             finally:
                 for *_, pending in ahead:
-                    pending.cancel()
+                    if pending is not None:
+                        pending.cancel()
 
     def _found(
         self, maker: BatchMaker, epoch: Epoch, group: int, positions: range, pending: Pending

@@ -15,6 +15,7 @@ from pipeline.reader.remote import reaching
 from pipeline.storage import Store
 
 _KEPT_FILES = 64
+_WAITS = 256
 _AT_ONCE = os.sysconf("SC_IOV_MAX")
 
 
@@ -35,6 +36,9 @@ class Files:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.waits = 0
+        """How many reads to announce to the system: some after one that had to wait for a disk, and
+        none while all is in memory, as each costs."""
         self._open: OrderedDict[str, _File] = OrderedDict()
 
     def get(self, path: str) -> _File:
@@ -45,6 +49,18 @@ class Files:
             if len(self._open) > _KEPT_FILES:
                 self._open.popitem(last=False)
         return file
+
+    def read(self, file: _File, piece: Piece) -> int:
+        """Fill the buffers of a piece; how many bytes the file lacks."""
+        size = piece.end - piece.begin
+        if len(piece.into) <= _AT_ONCE:
+            try:
+                if os.preadv(file.number, piece.into, piece.begin, os.RWF_NOWAIT) == size:
+                    return 0
+            except OSError:  # it is not in memory, or the filesystem cannot tell
+                pass
+        self.waits = _WAITS
+        return _read(file, piece)
 
 
 class LocalShard:
@@ -73,26 +89,21 @@ class LocalShard:
         """Read pieces, each where it belongs."""
         with reaching(self._files.store):
             file = self._files.get(self.path)
-            missing = sum(_read(file, piece) for piece in adjoining(pieces))
+            missing = sum(self._files.read(file, piece) for piece in adjoining(pieces))
         if missing:
             raise ValueError(f"it ends {missing} bytes too early")
 
-    def expect(self, pieces: Sequence[Piece]) -> None:
+    def expect(self, begin: int, size: int) -> None:
         """Have the system bring in what will be read soon."""
+        self._files.waits -= 1
         with reaching(self._files.store):
-            file = self._files.get(self.path)
-            for piece in adjoining(pieces):
-                os.posix_fadvise(
-                    file.number, piece.begin, piece.end - piece.begin, os.POSIX_FADV_WILLNEED
-                )
+            number = self._files.get(self.path).number
+            os.posix_fadvise(number, begin, size, os.POSIX_FADV_WILLNEED)
 
 
 def _read(file: _File, piece: Piece) -> int:
     """Fill the buffers of a piece; how many bytes the file lacks."""
     at, end = piece.begin, piece.end
-    if len(piece.into) <= _AT_ONCE and os.preadv(file.number, piece.into, at) == end - at:
-        return 0
-    # Too much for one call, or the file is too short.
     left: Iterator[memoryview] = iter(piece.into)
     while at < end:
         buffers = tuple(islice(left, _AT_ONCE))

@@ -3,19 +3,19 @@
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.contract import Contract
-from pipeline.errors import UserError
+from pipeline.errors import StoreError, UserError
 from pipeline.reader.disk_cache import DiskCache
 from pipeline.reader.files import Files, LocalShard
 from pipeline.reader.index import Array
 from pipeline.reader.parquet import AnyShard, Footer, fill_decoded, fill_plain
 from pipeline.reader.pieces import Piece, memory
 from pipeline.reader.remote import RemoteShard
-from pipeline.shards import column_prefixes, read_header, repair, shard_errors
+from pipeline.shards import ShardError, column_prefixes, read_header, repair, shard_errors
 from pipeline.storage import Store
 
 _KEPT_HEADERS = 16_384
@@ -65,6 +65,19 @@ class RowReader:
                 # The disk cache may be to blame, or the shard was mended since.
                 self._headers.pop(path, None)
                 self._fill(RemoteShard(self._store, path, self._cache, fresh=True), first, into)
+
+    def expect(self, path: str, first: int, count: int, names: Sequence[str], size: int) -> None:
+        """Have a disk bring in rows of ``size`` bytes that ``read`` will be asked for soon.
+
+        Only where reads had to wait lately, and of safetensors. Reading them tells of errors.
+        """
+        if not self._files.waits or not path.endswith(".safetensors"):
+            return
+        with contextlib.suppress(ShardError, StoreError), self._errors(path, first):
+            shard = LocalShard(self._files, path)
+            header = self._header(path, lambda: _safetensors_header(shard, size))
+            for name in names:
+                shard.expect(header.begins[name] + first * size, count * size)
 
     def _errors(self, path: str, first: int) -> contextlib.AbstractContextManager[None]:
         place = f"{self._store.uri}/{path}"
