@@ -5,6 +5,7 @@ All give batches of both tensors; nothing is shuffled, and no worker process is 
 
 import importlib.util
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ def _webdataset(folder: str, batch_size: int) -> Any:
 def _mds(folder: str, batch_size: int) -> Any:
     from torch.utils.data import DataLoader
 
+    tempfile.tempdir = str(Path(folder).parent)  # its locks stay there otherwise
     streaming = _streaming()
     streaming.util.clean_stale_shared_memory()
     dataset = streaming.StreamingDataset(local=folder, batch_size=batch_size, shuffle=False)
