@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from pipeline.reader.batch_memory import _KEPT, BatchMemory
+from pipeline.reader.batch_memory import BatchMemory
 
 NAMES = ("mean", "logvar")
 
@@ -34,13 +34,6 @@ def test_a_smaller_batch_takes_a_part_and_a_larger_one_new_memory():
     small = memory.tensors(NAMES, (4, 64), "float32")
     assert pointers(small)[0] == first[0]
     assert memory.tensors(NAMES, (16, 64), "float32")[0].data_ptr() != first[0]
-
-
-def test_what_is_kept_is_bounded():
-    memory = BatchMemory()
-    many = [memory.tensors(NAMES, (8, 64), "float32") for _ in range(3 * _KEPT)]
-    del many
-    assert len(memory._free) == _KEPT
 
 
 def test_tensors_outlive_the_memory_that_gave_them():
