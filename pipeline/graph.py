@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -128,8 +129,12 @@ def configure_context(config: Config, store_bytes: float | None) -> None:
 
 
 def _no_mistake(record: logging.LogRecord) -> bool:
-    """Whether a record does not tell a mistake of the user: that is told once, without a trace."""
-    return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+    """Whether a record does not tell a mistake of the user: that is told once, without a trace.
+
+    Ray Data also says of it, without naming it, that it is an error of its own.
+    """
+    error = record.exc_info[1] if record.exc_info else sys.exc_info()[1]
+    return not isinstance(error, UserError)
 
 
 def execute(

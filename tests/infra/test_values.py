@@ -33,7 +33,7 @@ def test_shared_memory_holds_the_store_with_a_tenth_to_spare(decode_tasks, gpus)
     spare = values.shared_memory_gib * GIB - values.object_store_bytes
     assert values.object_store_bytes / 10 <= spare < values.object_store_bytes / 10 + GIB
     # The configuration's packs are of 256 MiB.
-    assert values.object_store_bytes == (6 * decode_tasks + 4 * gpus) * 256 * MIB
+    assert values.object_store_bytes == 7 * (decode_tasks + gpus + 2) * 256 * MIB
 
 
 def test_arguments_ask_for_what_so_many_nodes_have(tmp_path, tree):

@@ -27,8 +27,12 @@ def test_sigterm_interrupts_and_comes_out_as_what_it_is():
 
 
 def test_other_interruptions_stay_what_they_are():
-    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    try:
+        with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_stop_waits_for_the_end_of_what_must_not_be_cut():

@@ -326,7 +326,9 @@ def test_another_dtype_in_parquet(tmp_path):
 
 
 def test_a_broken_row_group_costs_its_rows(tmp_path):
-    shard = make_shard(make_contract(), make_segment(windows=20))
+    parts = ((0, 8), (8, 8), (16, 4))
+    segments = [make_segment(first=first, windows=count) for first, count in parts]
+    shard = make_shard(make_contract(), *segments)
     store, path, file = put(tmp_path, shard, "parquet")
     chunk = pq.read_metadata(file).row_group(1).column(0)
     data = bytearray(file.read_bytes())
@@ -338,7 +340,8 @@ def test_a_broken_row_group_costs_its_rows(tmp_path):
 
 @FORMATS
 def test_long_shards_are_read_in_pieces(tmp_path, form, monkeypatch):
-    shard = make_shard(make_contract(), make_segment(windows=40, bucket=Bucket(256, 256)))
+    segments = [make_segment(first=4 * n, windows=4, bucket=Bucket(256, 256)) for n in range(10)]
+    shard = make_shard(make_contract(), *segments)
     store, path, _ = put(tmp_path, shard, form)
     size = sum(t[0].nbytes for t in shard.tensors.values())
     monkeypatch.setattr("pipeline.verify.check.CHUNK_BYTES", 3 * size)
