@@ -67,11 +67,16 @@ def test_a_watch_sees_what_children_take():
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs shared memory as a folder")
 def test_a_watch_sees_shared_memory():
-    with Watch() as watch, tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
-        file.write(bytes(50 * 2**20))
-        file.flush()
-        time.sleep(2 * SECONDS)
-    assert watch.peak_bytes(())["object store"] >= 50 * 2**20
+    """Of the whole machine, so that what others let go of meanwhile is missing: some tries."""
+
+    def seen() -> int:
+        with Watch() as watch, tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+            file.write(bytes(50 * 2**20))
+            file.flush()
+            time.sleep(2 * SECONDS)
+        return watch.peak_bytes(())["object store"]
+
+    assert any(seen() >= 50 * 2**20 for _ in range(8))
 
 
 def test_a_whole_run_against_its_stages(tmp_path, clip, capsys):
