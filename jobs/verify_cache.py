@@ -27,7 +27,7 @@ from pipeline.maintain.republish import new_maintenance_id
 from pipeline.manifest import Manifest
 from pipeline.storage import Store
 from pipeline.verify.repair import Repaired, repair
-from pipeline.verify.run import Asked, Verification, verify
+from pipeline.verify.run import Asked, verify
 from pipeline.verify.text import repair_text, totals, verification_text
 
 EXIT_SOUND = 0
@@ -83,10 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(manifest: Manifest, args: argparse.Namespace) -> int:
+    if args.out:
+        _write(Path(args.out), "")  # where it cannot be written is told before all is read
     found = verify(manifest, Asked(args.snapshot, args.sample, args.seed), _Progress())
     print(verification_text(found))
     if args.out:
-        _write(Path(args.out), found)
+        _write(Path(args.out), json.dumps(found.to_json(), indent=1) + "\n")
     done: Repaired | None = None
     if args.repair and not found.sound:
         run_id = new_maintenance_id("repair")
@@ -111,9 +113,9 @@ class _Progress:
             self._told = time.monotonic()
 
 
-def _write(path: Path, found: Verification) -> None:
+def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+        path.write_text(text)
     except OSError as error:
         raise UserError(
             f"--out {path}: {error.strerror}; name a file that can be written"

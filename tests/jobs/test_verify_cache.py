@@ -60,7 +60,8 @@ def test_mistakes_are_told(tmp_path, capsys):
     cache.publish()
     code, _, err = run(capsys, cache.uri, "--snapshot", 7)
     assert (code, "there is no snapshot 7" in err) == (1, True)
-    code, _, err = run(capsys, cache.uri, "--out", tmp_path / "no" / "list.json")
+    code, out, err = run(capsys, cache.uri, "--out", tmp_path / "no" / "list.json")
+    assert out == ""  # nothing was read yet
     assert (code, "name a file that can be written" in err) == (1, True)
 
 
