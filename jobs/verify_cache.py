@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(manifest: Manifest, args: argparse.Namespace) -> int:
     if args.out:
-        _write(Path(args.out), "")  # where it cannot be written is told before all is read
+        _write(Path(args.out))  # where it cannot be written is told before all is read
     found = verify(manifest, Asked(args.snapshot, args.sample, args.seed), _Progress())
     print(verification_text(found))
     if args.out:
@@ -113,9 +113,11 @@ class _Progress:
             self._told = time.monotonic()
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str | None = None) -> None:
+    """Write a file; without text only open it: an earlier list stays until there is another."""
     try:
-        path.write_text(text)
+        with path.open("a" if text is None else "w") as file:
+            file.write(text or "")
     except OSError as error:
         raise UserError(
             f"--out {path}: {error.strerror}; name a file that can be written"

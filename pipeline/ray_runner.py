@@ -155,7 +155,7 @@ class RayRunner:
             + (cells * CELL_CPUS if cells > 1 else 0),
             "GPU": run.encoders * run.gpus_per_encoder,
         }
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = _cluster_resources()
         short = [
             f"{amount:g} {name}s are wanted and {there.get(name, 0.0):g} are there"
             for name, amount in wanted.items()
@@ -207,7 +207,7 @@ class RayRunner:
 
     def _store_bytes(self) -> float:
         """What the run may take of the cluster's object stores, twice what Ray Data uses."""
-        held: float = ray.cluster_resources().get("object_store_memory", 0.0)  # type: ignore[no-untyped-call]
+        held = _cluster_resources().get("object_store_memory", 0.0)
         return self.config.run.object_store_bytes or held
 
 
@@ -219,3 +219,8 @@ class _Canary:
 
     def look(self, units: Sequence[Unit]) -> CanaryReport | None:
         return run_canary(self._config, units, self._recipe, self._make_encoder)
+
+
+def _cluster_resources() -> dict[str, float]:
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found

@@ -92,6 +92,15 @@ def share(costs: Sequence[Cost], of: Sequence[Cost]) -> float:
     return statistics.median(ratios)
 
 
+def wall_share(costs: Sequence[Cost], of: Sequence[Cost]) -> float:
+    """The same by the clock: work a second."""
+    ratios = (
+        (one.units / one.wall_seconds) / (other.units / other.wall_seconds)
+        for one, other in zip(costs, of, strict=True)
+    )
+    return statistics.median(ratios)
+
+
 def in_turns(turns: int, kinds: Mapping[str, Callable[[], Cost]]) -> dict[str, list[Cost]]:
     """Each kind once in every turn, one after the other, so that all meet the same disturbances."""
     costs: dict[str, list[Cost]] = {name: [] for name in kinds}

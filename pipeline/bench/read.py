@@ -31,7 +31,6 @@ import contextlib
 import json
 import os
 import secrets
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,6 +46,7 @@ from pipeline.bench.measure import (
     measured,
     process_of_its_own,
     share,
+    wall_share,
 )
 from pipeline.bench.read_peers import PEERS, prepare_peer, read_peer, why_missing, write_litdata
 from pipeline.bench.read_samples import build_cache, export, read_config, sample_bytes
@@ -168,20 +168,12 @@ def _told(kind: str, costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:
     for name, turns in costs.items():
         rates = Rates.of(turns)
         own = shares[name] = {
-            "of_raw": _wall_share(turns, costs[RAW]),
+            "of_raw": wall_share(turns, costs[RAW]),
             "cpu_of_raw": share(turns, costs[RAW]),
-            "of_best": None if best is None else _wall_share(turns, costs[best]),
+            "of_best": None if best is None else wall_share(turns, costs[best]),
         }
         peak = "" if rates.peak_bytes is None else human_bytes(rates.peak_bytes)
         cells = [f"{rates.per_second:.0f}", f"{1000 / rates.per_cpu_second:.3f}", peak]
         cells += ["" if value is None else f"{value:.2f}" for value in own.values()]
         print(f"{name:12}" + " ".join(f"{cell:>15}" for cell in cells))
     return {"ways": as_json(costs), "shares": shares, "best": best}
-
-
-def _wall_share(costs: Sequence[Cost], of: Sequence[Cost]) -> float:
-    """Samples a second, as a share of another's in the same turn: the median."""
-    pairs = zip(costs, of, strict=True)
-    return statistics.median(
-        (one.units / one.wall_seconds) / (other.units / other.wall_seconds) for one, other in pairs
-    )

@@ -24,7 +24,6 @@ import json
 import os
 import secrets
 import shutil
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from pipeline.bench.measure import (
     in_turns,
     measured,
     process_of_its_own,
+    wall_share,
 )
 from pipeline.buckets import Bucket
 from pipeline.config import Config, OutputConfig, load_config
@@ -123,7 +123,7 @@ def benchmark_write(config: Config, bucket: Bucket, turns: int) -> None:
             call(prepare, config, bucket)
             ways[name] = partial(call, measured, function, config, bucket)
         costs = in_turns(turns, ways)
-    shares = {name: _share(costs[name], costs[PLAIN]) for name in FORMATS}
+    shares = {name: wall_share(costs[name], costs[PLAIN]) for name in FORMATS}
     _print(config, bucket, costs, shares)
     found: dict[str, Any] = {
         "uri": config.output.uri,
@@ -255,14 +255,6 @@ def removed(config: Config) -> Iterator[None]:
         else:
             with contextlib.suppress(FileNotFoundError):
                 filesystem.rm(root, recursive=True)
-
-
-def _share(costs: Sequence[Cost], plain: Sequence[Cost]) -> float:
-    """Bytes a second, as a share of plain's in the same turn: the median."""
-    pairs = zip(costs, plain, strict=True)
-    return statistics.median(
-        (one.units / one.wall_seconds) / (other.units / other.wall_seconds) for one, other in pairs
-    )
 
 
 def _print(

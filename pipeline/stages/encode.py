@@ -77,8 +77,7 @@ class Encoder:
         seconds = time.perf_counter() - begun
         self._tell(encoded, seconds, len(frames))
         self._ended = time.perf_counter()
-        taken = (seconds, len(frames), frames.nbytes, encoded.vae_seconds)
-        effort = Effort(self.name, at, *taken)
+        effort = Effort(self.name, at, seconds, len(frames), frames.nbytes, encoded.vae_seconds)
         return to_batch(*_without_bad(replace(meta, effort=effort), encoded))
 
     def _tell(self, encoded: Encoded, seconds: float, windows: int) -> None:

@@ -65,6 +65,16 @@ def test_mistakes_are_told(tmp_path, capsys):
     assert (code, "name a file that can be written" in err) == (1, True)
 
 
+def test_an_earlier_list_stays_where_nothing_can_be_verified(tmp_path, capsys):
+    cache = Builder(tmp_path / "cache")
+    cache.encode([(A, 1)])
+    cache.publish()
+    earlier = tmp_path / "list.json"
+    earlier.write_text("{}")
+    assert run(capsys, cache.uri, "--snapshot", 7, "--out", earlier)[0] == 1
+    assert earlier.read_text() == "{}"
+
+
 # ---- a real run
 
 
