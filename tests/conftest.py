@@ -23,6 +23,26 @@ def pytest_configure() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Failures are told at once too, so that a suite that is cut short has told its own."""
+    if not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(FailuresAtOnce(session.config))
+
+
+class FailuresAtOnce:
+    """Prints the report of each test that failed when it has."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called with each report, from all workers."""
+        if report.failed:
+            self._terminal.write_line(
+                f"\nFAILED {report.nodeid} ({report.when})\n{report.longreprtext}"
+            )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     """Where system packages are promised (continuous integration), a skip is a failure."""

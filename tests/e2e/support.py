@@ -1,6 +1,7 @@
 """Whole runs for the tests: a narrow configuration, the job as a process or in this process."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from jobs import encode_dataset
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "encode_dataset.py"
@@ -70,7 +73,7 @@ def write_list(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that ran as a process of its own."""
+    """A job that ran."""
 
     code: int
     stdout: str
@@ -89,8 +92,16 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **extra}
 
 
+def run_here(config: Path, *arguments: str) -> Finished:
+    """``jobs/encode_dataset.py`` in this process: its start costs seconds each time."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = encode_dataset.main(["--config", str(config), *arguments])
+    return Finished(code, stdout.getvalue(), stderr.getvalue())
+
+
 def run_job(config: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Finished:
-    """``jobs/encode_dataset.py`` as users start it."""
+    """``jobs/encode_dataset.py`` as users start it: a process of its own."""
     done = subprocess.run(
         [sys.executable, str(JOB), "--config", str(config), *arguments],
         capture_output=True,

@@ -7,7 +7,7 @@ from deltalake import DeltaTable
 
 from pipeline import LatentCache
 from pipeline.errors import Reason
-from tests.e2e.support import config_tree, run_job, write_config, write_list
+from tests.e2e.support import config_tree, run_here, run_job, write_config, write_list
 
 BAD = {
     "text": {Reason.UNSUPPORTED_CONTAINER},
@@ -45,7 +45,7 @@ def test_more_failures_than_allowed_end_with_2_and_are_published(tmp_path, clip)
     rows = [{"video": str(clip("h264_open"))}, {"video": str(clip("text"))}]
     dataset = write_list(tmp_path / "clips.jsonl", rows)
     tree = config_tree(dataset, tmp_path / "cache", max_failure_rate=0.25)
-    done = run_job(write_config(tmp_path / "c.yaml", tree))
+    done = run_here(write_config(tmp_path / "c.yaml", tree))
     assert done.code == 2
     assert "max_failure_rate" in done.stderr
     assert done.report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
@@ -58,7 +58,7 @@ def test_failed_sources_are_retried_by_rule(tmp_path, clip):
     tree = config_tree(dataset, tmp_path / "cache", max_attempts=2)
     config = write_config(tmp_path / "c.yaml", tree)
     for _ in range(3):
-        done = run_job(config)
+        done = run_here(config)
         assert done.report["sources"]["failed"] == 2
     assert "1  of the failed are quarantined" in done.stdout
     [listed] = (tmp_path / "cache/reports").glob(f"{done.report['run_id']}/quarantine.csv")
@@ -69,14 +69,14 @@ def test_failed_sources_are_retried_by_rule(tmp_path, clip):
         for row in LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
     }
     assert attempts == {"unsupported_container": 1, "missing": 2}
-    run_job(config, "--retry-failed")
+    run_here(config, "--retry-failed")
     attempts = {
         row["reason"]: row["attempts"]
         for row in LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
     }
     assert attempts == {"unsupported_container": 2, "missing": 3}
     (tmp_path / "late.mp4").write_bytes(clip("h264_open").read_bytes())
-    assert run_job(config).report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
+    assert run_here(config).report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
 
 
 def test_a_run_in_which_most_fail_stops_early_and_goes_on_when_asked(tmp_path, clip):
@@ -97,14 +97,14 @@ def test_a_run_in_which_most_fail_stops_early_and_goes_on_when_asked(tmp_path, c
         output__shard_bytes=1,  # what failed is told with every pack
     )
     config = write_config(tmp_path / "c.yaml", tree)
-    done = run_job(config)
+    done = run_here(config)
     assert done.code == 2
     assert "stopped early" in done.stderr
     assert "most often invalid_data" in done.stderr
     assert done.report["snapshot"] is None
     rows = DeltaTable(str(tmp_path / "cache/sources")).to_pyarrow_table().to_pylist()
     assert 5 <= len(rows) < 41
-    done = run_job(config, "--set", "stop_early_sources=null")
+    done = run_here(config, "--set", "stop_early_sources=null")
     assert done.code == 2
     assert done.report["sources"] == {"total": 41, "ok": 1, "skipped": 0, "failed": 40}
     assert done.report["snapshot"] == 1

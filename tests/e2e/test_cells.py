@@ -109,7 +109,7 @@ class Refusing:
         raise UserError("no window fits into the memory")
 
 
-@pytest.mark.parametrize("cells", [1, 2])
+@pytest.mark.parametrize("cells", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_mistake_on_a_node_is_told_as_one(config, ray_cluster, cells, capfd):
     with pytest.raises(UserError) as told:
         run_job(config(cells, f"refused{cells}"), JobOptions(), Refusing())

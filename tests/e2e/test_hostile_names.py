@@ -12,6 +12,7 @@ from tests.e2e.support import (
     config_tree,
     end_processes_naming,
     environment,
+    run_here,
     run_job,
     write_config,
     write_list,
@@ -44,7 +45,7 @@ def test_hostile_texts_stay_in_their_columns(tmp_path, clip):
     dataset = write_list(folder / "clips.jsonl", rows)
     config = write_config(folder / "c.yaml", config_tree(dataset, folder / "cache", max_attempts=1))
     before = sorted(path for path in tmp_path.rglob("*") if folder / "cache" not in path.parents)
-    done = run_job(config)
+    done = run_here(config)
     assert done.code == 0, done.stderr
     assert done.report["sources"] == {"total": 11, "ok": 9, "skipped": 0, "failed": 2}
     after = sorted(path for path in tmp_path.rglob("*") if folder / "cache" not in path.parents)

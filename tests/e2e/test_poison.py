@@ -7,7 +7,15 @@ import pytest
 
 from pipeline import LatentCache
 from tests import stand_in
-from tests.e2e.support import ROOT, config_tree, environment, run_job, write_config, write_list
+from tests.e2e.support import (
+    ROOT,
+    config_tree,
+    environment,
+    run_here,
+    run_job,
+    write_config,
+    write_list,
+)
 
 pytestmark = pytest.mark.chaos
 
@@ -79,7 +87,7 @@ def test_poison_costs_itself_alone(how, tmp_path, clip, ray_folder):
     assert sources["probe"]["reason"] == "crashed"
     assert "SIGSEGV" in sources["segv"]["message"]
     clean = [row for row in rows if row["id"] in GOOD]
-    reference = run_job(config(tmp_path, clean, "reference", decode__isolate=False))
+    reference = run_here(config(tmp_path, clean, "reference", decode__isolate=False))
     assert reference.code == 0, reference.stderr
     ids = [
         sorted(c.samples()["sample_id"].to_pylist())

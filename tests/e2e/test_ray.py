@@ -1,7 +1,5 @@
 """The graph on a real Ray cluster: as many replicas and as large micro-batches as one likes."""
 
-import itertools
-
 import pytest
 import torch
 
@@ -19,7 +17,7 @@ def test_replicas_and_micro_batches_change_nothing(tmp_path, clip, ray_cluster):
         tmp_path / "clips.jsonl", [{"video": str(clip(name)), "id": name} for name in names]
     )
     caches = {}
-    for encoders, micro_batch in itertools.product((1, 2), (1, 4)):
+    for encoders, micro_batch in ((1, 1), (2, 4)):
         output = tmp_path / f"cache{encoders}{micro_batch}"
         tree = config_tree(
             dataset,

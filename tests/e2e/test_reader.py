@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from pipeline import Contract, LatentCache, LatentDataset
 from pipeline.reader.index import index_paths
-from tests.e2e.support import config_tree, run_job, write_config, write_list
+from tests.e2e.support import config_tree, run_here, write_config, write_list
 
 
 def _read(cache: Path, tmp_path: Path, workers: int = 0, **options):
@@ -35,7 +35,7 @@ def test_the_reader_gives_what_a_run_encoded(tmp_path, clip):
             windows__tail="pad",
         ),
     )
-    done = run_job(config)
+    done = run_here(config)
     assert done.code == 0, done.stderr
     cache = LatentCache.open(str(output))
     samples = cache.samples().to_pylist()
@@ -74,5 +74,5 @@ def test_the_reader_gives_what_a_run_encoded(tmp_path, clip):
         assert torch.equal(batch["latents"][0], whole)
 
     # A second run finds nothing to do: no further snapshot, no further index.
-    assert run_job(config).code == 0
+    assert run_here(config).code == 0
     assert sorted(p.name for p in (output / "index").iterdir()) == ["1.segments", "1.sources"]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -21,6 +22,7 @@ from tests.e2e.support import (
     config_tree,
     end_processes_naming,
     environment,
+    run_here,
     run_job,
     write_config,
     write_list,
@@ -59,7 +61,7 @@ def _decoded_windows(output: Path) -> int:
 
 def test_the_second_run_decodes_nothing(tmp_path, clip):
     config = _config(tmp_path, _dataset(tmp_path, clip), tmp_path / "cache")
-    first, second = run_job(config), run_job(config)
+    first, second = run_here(config), run_here(config)
     assert first.code == second.code == 0, first.stderr + second.stderr
     assert first.report["windows"] > 10
     assert first.report["shards"] > 1
@@ -76,7 +78,7 @@ def test_the_second_run_decodes_nothing(tmp_path, clip):
 def test_killed_after_the_first_commit_it_goes_on(tmp_path, clip, runner, ray_folder):
     dataset = _dataset(tmp_path, clip)
     whole = _config(tmp_path, dataset, tmp_path / "whole")
-    assert run_job(whole).code == 0
+    assert run_here(whole).code == 0
     torn = _config(
         tmp_path, dataset, tmp_path / "torn", run__runner=runner, run__pack_bytes=200_000
     )
@@ -94,14 +96,15 @@ def test_killed_after_the_first_commit_it_goes_on(tmp_path, clip, runner, ray_fo
     committed = _decoded_windows(tmp_path / "torn")
     total = LatentCache.open(str(tmp_path / "whole")).samples().num_rows
     assert 0 < committed < total
-    resumed = run_job(torn, env=env)
+    again = run_here if runner == "local" else partial(run_job, env=env)
+    resumed = again(torn)
     assert resumed.code == 0, resumed.stderr
     _assert_equal(
         LatentCache.open(str(tmp_path / "torn")), LatentCache.open(str(tmp_path / "whole"))
     )
     assert resumed.report["windows"] == total - committed
     assert resumed.report["sources"] == {"total": 5, "ok": 5, "skipped": 0, "failed": 0}
-    assert run_job(torn, env=env).report["windows"] == 0
+    assert again(torn).report["windows"] == 0
 
 
 def _wait_for_commit(output: Path, process: subprocess.Popen) -> None:
@@ -132,7 +135,7 @@ def test_sigterm_commits_what_is_done_and_the_next_run_resumes(tmp_path, clip):
     assert "Traceback" not in stderr
     assert json.loads(stdout.rstrip().rsplit("\n", 1)[-1])["snapshot"] is None
     committed = _decoded_windows(tmp_path / "cache")
-    resumed = run_job(config)
+    resumed = run_here(config)
     assert resumed.code == 0
     assert (
         resumed.report["windows"] + committed
@@ -150,7 +153,7 @@ LYING = [
 def test_headers_that_lie_do_not_change_what_is_encoded(tmp_path, clip):
     dataset = _dataset(tmp_path, clip, LYING)
     config = _config(tmp_path, dataset, tmp_path / "cache")
-    first = run_job(config)
+    first = run_here(config)
     assert first.report["sources"]["ok"] == len(LYING), first.stdout
     cache = LatentCache.open(str(tmp_path / "cache"))
     for source in cache.sources().to_pylist():
@@ -158,7 +161,7 @@ def test_headers_that_lie_do_not_change_what_is_encoded(tmp_path, clip):
         frames = source["frames_actual"]
         assert own["window"].to_pylist() == list(range(-(-frames // 17))), source["id"]
         assert sum(own["valid_frames"].to_pylist()) == frames
-    run_job(config)
-    third = run_job(config)
+    run_here(config)
+    third = run_here(config)
     assert third.report["windows"] == 0
     assert "to do: 0 sources" in third.stdout

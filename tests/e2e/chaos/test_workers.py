@@ -14,7 +14,7 @@ from pipeline.stages.encode import EncodesWindows, make_vae_encoder
 from tests.e2e.chaos.support import COUNTS
 from tests.faults import Rule
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.slow]
 
 
 @dataclass
@@ -46,16 +46,7 @@ def _report(capsys) -> dict:
     return json.loads(capsys.readouterr().out.rstrip().rsplit("\n", 1)[-1])
 
 
-@pytest.mark.parametrize(
-    "who",
-    [
-        "all",
-        *(
-            pytest.param(who, marks=pytest.mark.slow)
-            for who in ("decoder", "encoder", "writer", "late")
-        ),
-    ],
-)
+@pytest.mark.parametrize("who", ["all", "decoder", "encoder", "writer", "late"])
 def test_workers_killed_in_the_middle_of_a_task(place, joined, whole, tmp_path, capsys, who):
     """The decoder while it reads, the encoder with latents not handed on, the writer before it put
     its shard; ``late``: when it had, and could not tell.
@@ -79,7 +70,6 @@ def test_workers_killed_in_the_middle_of_a_task(place, joined, whole, tmp_path, 
     place.assert_whole(whole)
 
 
-@pytest.mark.slow
 def test_a_node_removed_while_it_works(place, joined, whole, capsys):
     """Frames and latents in its memory are gone, and so is its encoder; the other one goes on."""
     rule = Rule("call", "PUT", "/data/", skip=3, times=1, action=joined.remove)

@@ -79,6 +79,7 @@ def test_a_watch_sees_shared_memory():
     assert any(seen() >= 50 * 2**20 for _ in range(8))
 
 
+@pytest.mark.slow
 def test_a_whole_run_against_its_stages(tmp_path, clip, capsys):
     rows = [{"video": str(clip("bikes")), "id": f"{n}"} for n in range(3)]
     tree = config_tree(

@@ -109,6 +109,7 @@ def test_the_command(tmp_path, capsys):
     assert not list((tmp_path / "x").rglob("*"))
 
 
+@pytest.mark.slow
 def test_s3(s3, s3_prefix, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     monkeypatch.setenv("AWS_REGION", REGION)
@@ -122,6 +123,7 @@ def test_s3(s3, s3_prefix, monkeypatch, capsys):
     assert not [path for path in s3.filesystem().find(s3_prefix) if "benchmark" in path]
 
 
+@pytest.mark.slow
 def test_a_large_index(tmp_path, capsys):
     assert benchmark.main(["read", str(tmp_path / "x"), "--index-segments", "40", "80"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -141,6 +143,7 @@ def test_the_fit_is_a_line():
     assert found == pytest.approx({"first_seconds": 10, "again_seconds": 0.5, "epoch_bytes": 1000})
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(tmp_path):
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
