@@ -46,6 +46,7 @@ def serve(control: socket.socket) -> NoReturn:
     children: set[int] = set()
 
     def end(_signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # else this begins anew in the middle of it
         for child in children:
             os.kill(child, signal.SIGKILL)
         for child in children:
