@@ -4,11 +4,16 @@ Examples:
   python jobs/verify_cache.py output/demo
   python jobs/verify_cache.py s3://bucket/latents --sample 200 --seed 7 --out damage.json
   python jobs/verify_cache.py output/demo --repair
+  python jobs/verify_cache.py s3://bucket/latents --sample 200 --canary 8 --checkpoint vae.safetensors
+
+With --canary N windows are read from their sources once more and encoded afresh; what is stored
+must be the same, and decode to the frames. Sources that are gone or changed are told, no damage.
 
 Without --repair nothing is changed. With it, damaged segments are marked lost, and the next run of
 encode_dataset.py encodes exactly those again. Credentials come from the environment.
 
-Exit codes: 0 sound, or all damage was marked; 1 usage, or it cannot be done; 3 damaged.
+Exit codes: 0 sound, or all damage was marked; 1 usage, or it cannot be done (also: no window that
+the canary drew can be compared); 3 damaged.
 """
 
 import argparse
@@ -18,14 +23,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cli import Parser, add_store_options, positive, storage_of
+from pipeline.cli import Parser, decibels, positive, storage_of
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.leases import RANGES, Leases, tell_of_waiting
 from pipeline.logs import logging_to_stderr
 from pipeline.maintain.republish import new_maintenance_id
 from pipeline.manifest import Manifest
+from pipeline.page.access import add_access
 from pipeline.storage import Store
+from pipeline.verify.fidelity import AskedCanary, StoredCanary
 from pipeline.verify.repair import Repaired, repair
 from pipeline.verify.run import Asked, verify
 from pipeline.verify.text import repair_text, totals, verification_text
@@ -50,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--sample", metavar="N", type=positive, help="read N segments only (default: all)"
     )
     parser.add_argument(
-        "--seed", metavar="S", type=int, default=0, help="draws the sample (default: 0)"
+        "--seed", metavar="S", type=int, default=0, help="draws sample and canary (default: 0)"
     )
     parser.add_argument(
         "--snapshot",
@@ -60,7 +67,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repair", action="store_true", help="mark damaged segments lost")
     parser.add_argument("--out", metavar="FILE", help="write the list of what is wrong as JSON")
-    add_store_options(parser)
+    canary = parser.add_argument_group("the fidelity canary")
+    canary.add_argument(
+        "--canary",
+        metavar="N",
+        type=positive,
+        help="compare N windows of the snapshot with their sources (default: none)",
+    )
+    canary.add_argument(
+        "--canary-psnr",
+        metavar="DB",
+        type=decibels,
+        help="decibels that they must decode with on average (default: the run's canary_psnr)",
+    )
+    add_access(parser)
     return parser
 
 
@@ -71,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.repair and args.snapshot is not None:
         parser.error("--repair works on the newest state: leave --snapshot out")
+    if args.canary is None and (args.checkpoint is not None or args.canary_psnr is not None):
+        parser.error("--checkpoint and --canary-psnr are of the canary: add --canary N")
     try:
         manifest = Manifest(Store(args.uri, storage_of(args)))
         with explained(manifest.store.uri, "used"):
@@ -85,7 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(manifest: Manifest, args: argparse.Namespace) -> int:
     if args.out:
         _write(Path(args.out))  # where it cannot be written is told before all is read
+    canary = None
+    if args.canary is not None:  # so are other weights than those that encoded the cache
+        asked = AskedCanary(args.canary, args.seed, args.canary_psnr, args.checkpoint, args.device)
+        canary = StoredCanary(manifest, manifest.snapshot(args.snapshot), asked)
     found = verify(manifest, Asked(args.snapshot, args.sample, args.seed), _Progress())
+    if canary is not None:
+        found.add(canary.look(found.findings))
     print(verification_text(found))
     if args.out:
         _write(Path(args.out), json.dumps(found.to_json(), indent=1) + "\n")
@@ -98,7 +126,14 @@ def _run(manifest: Manifest, args: argparse.Namespace) -> int:
         print(repair_text(done))
     print(totals(found, done))
     left = not found.sound if done is None else bool(done.left)
-    return EXIT_DAMAGED if left else EXIT_SOUND
+    if left:
+        return EXIT_DAMAGED
+    if found.sound and found.fidelity is not None and not found.fidelity.told:
+        raise UserError(
+            "no window that the canary drew can be compared; draw more (--canary), or others "
+            "(--seed)"
+        )
+    return EXIT_SOUND
 
 
 class _Progress:

@@ -38,7 +38,7 @@ WINDOWS = 4
 TRIED_UNITS = 20
 """Units that are decoded in search of a window."""
 
-_ALIKE = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.05}
+ALIKE = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.05}
 """How much of their size latents may differ from a fresh encoding, by compute dtype: batches of
 another size and the stored dtype change last digits."""
 
@@ -66,7 +66,7 @@ class CanaryReport:
 
     def check(self, config: Config) -> None:
         """Raise ``CanaryError`` for what must not be stored."""
-        alike = _ALIKE[config.vae.compute_dtype]
+        alike = ALIKE[config.vae.compute_dtype]
         wrong = []
         if not self.psnr >= config.canary_psnr:
             wrong.append(
@@ -154,9 +154,9 @@ def run_canary(
     vae = load_vae(config.vae, config.storage)
     decibels, differences = [], []
     for sample_id, (frames, stored) in seen.windows.items():
-        fresh = _fresh(vae, frames, sample_id, recipe)
-        differences += [_difference(stored[name], fresh[name]) for name in fresh]
-        decibels.append(_decoded_psnr(vae, frames, stored[recipe.contract.tensors[0]]))
+        fresh = fresh_latents(vae, frames, sample_id, recipe)
+        differences.append(largest_difference(stored, fresh))
+        decibels.append(decoded_psnr(vae, frames, stored[recipe.contract.tensors[0]]))
     del vae
     gc.collect()
     torch.cuda.empty_cache()
@@ -228,10 +228,10 @@ def _stored(
     return found
 
 
-def _fresh(
+def fresh_latents(
     vae: AutoencoderKL, frames: np.ndarray, sample_id: str, recipe: Recipe
 ) -> dict[str, np.ndarray]:
-    """The statistics of one window, encoded alone."""
+    """The statistics of one window, uint8 ``[T, H, W, 3]``, encoded alone."""
     values = frames.astype(np.float32) / np.float32(127.5) - np.float32(1)
     x = torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))[None]
     posterior = vae.posterior(x.to(vae.device, vae.dtype))
@@ -243,17 +243,26 @@ def _fresh(
     return {name: made[name].numpy() for name in recipe.contract.tensors}
 
 
+def largest_difference(stored: Mapping[str, np.ndarray], fresh: Mapping[str, np.ndarray]) -> float:
+    """Root mean square of the difference as a share of that of ``fresh``; of all statistics."""
+    return float(np.max([_difference(stored[name], fresh[name]) for name in fresh]))
+
+
 def _difference(stored: np.ndarray, fresh: np.ndarray) -> float:
-    """Root mean square of the difference, as a share of that of ``fresh``."""
     wide = fresh.astype(np.float64)
     size = np.sqrt(np.mean(np.square(wide)))
     return float(np.sqrt(np.mean(np.square(stored.astype(np.float64) - wide))) / max(size, 1e-12))
 
 
-def _decoded_psnr(vae: AutoencoderKL, frames: np.ndarray, latent: np.ndarray) -> float:
-    """Decibels of one window's reconstruction; of numbers that are not finite, minus infinity."""
+def decoded_psnr(
+    vae: AutoencoderKL, frames: np.ndarray, latent: np.ndarray, valid_frames: int | None = None
+) -> float:
+    """Decibels of one window's reconstruction; of numbers that are not finite, minus infinity.
+
+    Only the first ``valid_frames`` count (default: all).
+    """
     given = torch.from_numpy(latent.copy())[None].to(vae.device, vae.dtype)
-    decoded = vae.decode(given)[0].float().cpu()
+    decoded = vae.decode(given)[0, :valid_frames].float().cpu()
     if not torch.isfinite(decoded).all():
         return -np.inf
-    return psnr(mean_squared_error(frames, decoded.permute(0, 2, 3, 1).numpy()))
+    return psnr(mean_squared_error(frames[:valid_frames], decoded.permute(0, 2, 3, 1).numpy()))

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config import StorageConfig, load_config
+from pipeline.config_canary import Decibels
 from pipeline.config_types import ByteSize
 from pipeline.errors import UserError
 from pipeline.job import EXIT_USAGE, JobOptions, run_job
@@ -47,6 +48,16 @@ def byte_size(text: str) -> int:
     except ValidationError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size: write a number of bytes, or e.g. 64MiB or 1GB"
+        ) from error
+
+
+def decibels(text: str) -> float:
+    """The type of an argument that is a limit of PSNR."""
+    try:
+        return TypeAdapter(Decibels).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number above 0, of 100 at the most"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Windows of a cache as people look at them: what went in, and what their latents decode to."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +86,12 @@ def looked(pick: Pick, given: Frames, decoded: torch.Tensor) -> Looked:
 
 def frames_of(config: Config, pick: Pick) -> Frames:
     """The window's frames, as the decode stage makes them. Raises ``SourceError``."""
+    frames: Frames = decoded_again(config, pick).frames[0]
+    return frames
+
+
+def decoded_again(config: Config, pick: Pick) -> Segment:
+    """The window alone, as the decode stage makes it. Raises ``SourceError``."""
     source, windows = pick.source, config.windows
     request = ClipRequest(
         key="",
@@ -105,7 +111,7 @@ def frames_of(config: Config, pick: Pick) -> Frames:
             if isinstance(found, Segment):
                 if found.frames.shape[1] != pick.frames:
                     break
-                return np.array(found.frames[0])
+                return replace(found, frames=np.array(found.frames))
     raise SourceError(Reason.SOURCE_CHANGED, f"window {pick.window} is gone from {uri}")
 
 

@@ -150,7 +150,7 @@ def _look(
     for pick in picks:
         if pick not in known:
             left_out.append((last_part(pick.source["uri"]), "its run's configuration is unknown"))
-    section = asked.vae or _recorded_vae(runs)
+    section = asked.vae or recorded_vae(runs)
     if section is None or not known:
         return [], left_out, "No window can be shown: no run recorded which VAE encoded it."
     check_weights(section, asked.storage, contract)
@@ -200,7 +200,8 @@ def check_weights(section: VAESection, storage: StorageConfig, contract: Contrac
         )
 
 
-def _recorded_vae(runs: list[Run]) -> VAESection | None:
+def recorded_vae(runs: list[Run]) -> VAESection | None:
+    """The VAE of the first run that recorded one."""
     for run in runs:
         if run.config.get("vae"):
             return VAESection.model_validate(run.config["vae"])

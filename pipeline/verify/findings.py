@@ -21,6 +21,8 @@ class Kind(StrEnum):
     STATISTICS = "statistics"
     INCOMPLETE = "incomplete"
     BAD_ROW = "bad_row"
+    UNFAITHFUL = "unfaithful"
+    LOW_PSNR = "low_psnr"
 
 
 class DamagedError(Exception):
@@ -36,7 +38,8 @@ class Finding:
     """One thing that is wrong.
 
     ``shard`` is a path below the root, ``rows`` its damaged rows, ``segments`` and ``sources``
-    those whose windows these are. Without a shard it is the tables that are wrong.
+    those whose windows these are. Without a shard it is the tables that are wrong. ``lasting``:
+    encoding these segments again is not known to mend it.
     """
 
     kind: Kind
@@ -45,11 +48,12 @@ class Finding:
     rows: tuple[int, ...] = ()
     segments: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    lasting: bool = False
 
     @property
     def repairable(self) -> bool:
         """Whether ``--repair`` can have the next run encode what is lost."""
-        return self.kind is not Kind.BAD_ROW
+        return not self.lasting and self.kind is not Kind.BAD_ROW
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; rows as half-open spans."""

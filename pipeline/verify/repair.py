@@ -23,6 +23,8 @@ from pipeline.verify.run import check_named
 from pipeline.verify.scope import NAMED, read_scope, states_of
 
 _PLACE = ("shard", "first_row", "windows")
+_LASTS = (Kind.CONTRACT, Kind.UNFAITHFUL)
+"""Not looked at again: no other run puts it right in a shard, whose name never gets other bytes."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _damaged_rows(manifest: Manifest, findings: Sequence[Finding]) -> dict[str, 
         by_shard.setdefault(row["shard"], []).append(Named.of({**row, "contract_id": None}))
     told: dict[str, set[int]] = {}
     for finding in findings:
-        if finding.shard is not None and finding.kind is Kind.CONTRACT:
+        if finding.shard is not None and finding.kind in _LASTS and finding.repairable:
             told.setdefault(finding.shard, set()).update(finding.rows)
     damaged: dict[str, set[int]] = {}
     for path, named in by_shard.items():

@@ -1,9 +1,7 @@
 """Verifying: the tables first, then the files, then what is in them."""
 
-import hashlib
-import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +15,8 @@ from pipeline.manifest import Manifest, Snapshot
 from pipeline.ranges import RangedRows, spans
 from pipeline.storage import Store
 from pipeline.verify.check import Named, check_shard, damaged
+from pipeline.verify.draw import Draw
+from pipeline.verify.fidelity import Fidelity
 from pipeline.verify.files import Files, orphans
 from pipeline.verify.findings import Finding, Kind
 from pipeline.verify.scope import NAMED, Scope, read_scope, states_of
@@ -51,6 +51,7 @@ class Verification:
     ``sources`` counts those of the snapshot (else of the newest tables) by status, ``windows`` and
     ``segments`` are what the tables name; ``read_*`` were read back. The lists ``orphaned``,
     ``foreign``, ``temporary`` and ``lost`` (sources that wait for the next run) are no damage.
+    ``fidelity`` is what the canary saw, None without one.
     """
 
     snapshot: int | None
@@ -66,6 +67,12 @@ class Verification:
     foreign: list[str] = field(default_factory=list)
     temporary: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    fidelity: Fidelity | None = None
+
+    def add(self, fidelity: Fidelity) -> None:
+        """Take in what the canary saw."""
+        self.fidelity = fidelity
+        self.findings = _distinct([*self.findings, *fidelity.findings])
 
     @property
     def sound(self) -> bool:
@@ -89,6 +96,7 @@ class Verification:
             "foreign": self.foreign,
             "temporary": self.temporary,
             "lost": self.lost,
+            "canary": None if self.fidelity is None else self.fidelity.to_json(),
         }
 
 
@@ -173,27 +181,14 @@ class _All(AbstractContextManager["_All"]):
 
 
 class _Some:
-    """The ``count`` rows whose hash with the seed is smallest: whatever order they come in."""
+    """Some rows, drawn by a seed."""
 
     def __init__(self, count: int, seed: int) -> None:
-        self._count, self._seed = count, seed
-        self._chosen: dict[str, dict[str, Any]] = {}
-
-    def add(self, rows: pa.Table) -> None:
-        places = rows.select(["segment_id", "shard", "first_row"]).to_pylist()
-        keys = [self._key(place) for place in places]
-        best = set(heapq.nsmallest(self._count, {*self._chosen, *keys}))
-        kept = [n for n, key in enumerate(keys) if key in best]
-        taken = rows.take(pa.array(kept, pa.int64())).to_pylist()
-        self._chosen |= {keys[n]: row for n, row in zip(kept, taken, strict=True)}
-        self._chosen = {key: row for key, row in self._chosen.items() if key in best}
-
-    def _key(self, place: Mapping[str, Any]) -> str:
-        text = f"{self._seed}:{place['segment_id']}:{place['shard']}:{place['first_row']}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self._draw = Draw(count, seed)
+        self.add = self._draw.add
 
     def by_shard(self) -> Iterator[tuple[str, list[Named]]]:
-        yield from _grouped(list(self._chosen.values()))
+        yield from _grouped(self._draw.rows())
 
 
 def _grouped(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Named]]]:

@@ -2,6 +2,7 @@
 
 import json
 
+from pipeline.verify.fidelity import Fidelity
 from pipeline.verify.findings import Finding, spans_of
 from pipeline.verify.repair import Repaired
 from pipeline.verify.run import Verification
@@ -31,11 +32,37 @@ def verification_text(found: Verification) -> str:
             lines.append(f"no damage: {len(paths)} {what}, e.g. {paths[0]}")
     if found.lost:
         lines.append(f"no damage: {len(found.lost)} sources wait for the next run, after a repair")
+    if found.fidelity is not None:
+        lines += _fidelity_lines(found.fidelity)
     lines += [_line(finding) for finding in found.findings[:_SHOWN]]
     if len(found.findings) > _SHOWN:
         lines.append(f"… and {len(found.findings) - _SHOWN} more; --out names them all")
     lines.append("sound" if found.sound else f"damaged: {len(found.findings)} findings")
     return "\n".join(lines)
+
+
+def _fidelity_lines(seen: Fidelity) -> list[str]:
+    lines = [f"fidelity canary: {len(seen.compared)} of {seen.drawn} drawn windows were compared"]
+    if seen.compared:
+        judged = "random weights: it tells nothing"
+        if seen.psnr_limit is not None:
+            judged = f"at least {seen.psnr_limit:g} is wanted"
+        most = max(c.difference for c in seen.compared)
+        lines[0] += (
+            f"; they decode with {seen.psnr:.1f} dB on average ({judged}), and are up to "
+            f"{most:.2g} from a fresh encoding"
+        )
+        if not any(c.alike for c in seen.compared):
+            lines.append(
+                "none of them is like its fresh encoding: what encoded this cache was wrong, and "
+                "--repair marks none of these; encode all anew with --overwrite"
+            )
+    for drawn, why in seen.left_out[:_SHOWN]:
+        pick = drawn.pick
+        lines.append(f"not compared: window {pick.window} at {pick.bucket}: {why}")
+    if len(seen.left_out) > _SHOWN:
+        lines.append(f"… and {len(seen.left_out) - _SHOWN} more; --out names them all")
+    return lines
 
 
 def _line(finding: Finding) -> str:
@@ -76,4 +103,7 @@ def totals(found: Verification, done: Repaired | None) -> str:
             "left": len(done.left),
             "snapshot": None if done.snapshot is None else done.snapshot.number,
         }
+    seen = told["canary"]
+    if seen is not None:
+        seen |= {name: len(seen[name]) for name in ("windows", "left_out")}
     return json.dumps({**told, **counts, "damaged": kinds, "repaired": repaired})
