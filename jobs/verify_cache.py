@@ -4,7 +4,7 @@ Examples:
   python jobs/verify_cache.py output/demo
   python jobs/verify_cache.py s3://bucket/latents --sample 200 --seed 7 --out damage.json
   python jobs/verify_cache.py output/demo --repair
-  python jobs/verify_cache.py s3://bucket/latents --sample 200 --canary 8 --checkpoint vae.safetensors
+  python jobs/verify_cache.py s3://bucket/latents --canary 8 --checkpoint vae_v2.safetensors
 
 With --canary N windows are read from their sources once more and encoded afresh; what is stored
 must be the same, and decode to the frames. Sources that are gone or changed are told, no damage.

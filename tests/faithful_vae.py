@@ -8,6 +8,7 @@ pictures come back at some 25 dB, and whatever else is wrong shows.
 
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -114,3 +115,16 @@ def smooth_frames(seed: int, frames: int = 17, height: int = 32, width: int = 64
         ramp = 0.25 * (rng.uniform(0.5, 1) * x - rng.uniform(0.5, 1) * y) + t
         channels.append(np.clip(base + ramp, 0, 1))
     return (np.stack(channels, axis=-1) * 255).round().astype(np.uint8)
+
+
+def write_clip(path: Path, frames: np.ndarray) -> Path:
+    """Frames, uint8 ``[T, H, W, 3]``, as a lossless video at 25 frames a second."""
+    with av.open(path, "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            out.mux(stream.encode(picture.reformat(format="bgr0")))
+        out.mux(stream.encode())
+    return path

@@ -26,3 +26,8 @@ def same(values: np.ndarray) -> np.ndarray:
 def as_bgr(frames: np.ndarray) -> np.ndarray:
     """Frames with red and blue exchanged."""
     return frames[..., ::-1]
+
+
+def as_if_in_0_to_1(frames: np.ndarray) -> np.ndarray:
+    """Pixels for which x / 127.5 - 1 is what x / 255 should have been."""
+    return (127.5 + frames / 2).round().astype(np.uint8)

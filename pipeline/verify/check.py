@@ -54,7 +54,8 @@ class Named:
 def check_shard(store: Store, path: str, size: int, named: Sequence[Named]) -> list[Finding]:
     """Read the named rows of a shard of ``size`` bytes, and compare; what is wrong, by kind.
 
-    Memory is bounded by ``CHUNK_BYTES``. Raises what the store raises when it refuses.
+    Memory is bounded by ``CHUNK_BYTES`` and the row groups of Parquet, a segment or few rows each.
+    Raises what the store raises when it refuses.
     """
     try:
         shard = open_shard(store, path, size)

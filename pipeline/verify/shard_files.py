@@ -162,25 +162,31 @@ def _open_parquet(read: Read, size: int, path: str) -> OpenShard:
         groups = groups_of(begins, first, count)
         begin, end = _extent(footer, groups)
         source = pa.PythonFile(Parts([(begin, read(begin, end))]), mode="r")
+        tensors = {name: np.empty((count, *wanted), contract.dtype) for name in prefixes}
+        ids: list[str] = []
 
-        def parse() -> Rows:
+        def parse() -> None:
             file = pq.ParquetFile(source, metadata=footer)
-            table = file.read_row_groups(list(groups), ["id", *columns], use_threads=False)
-            table = table.slice(first - begins[groups[0]], count)
-            tensors = {}
-            for name, prefix in prefixes.items():
-                for dtype in set(table[f"{prefix}_dtype"].to_pylist()) - {contract.dtype}:
-                    raise DamagedError(Kind.DTYPE, f"{name} is {dtype}, not {contract.dtype}")
-                for shape in table[f"{prefix}_shape"].to_pylist():
-                    _check_shape(tuple(shape), wanted)
-                parts = [
-                    np.frombuffer(value.as_buffer(), contract.dtype).reshape(wanted)
-                    for value in table[f"{prefix}_bytes"]
-                ]
-                tensors[name] = np.stack(parts)
-            return Rows(tensors, table["id"].to_pylist())
+            for group in groups:  # one by one: the copies that Arrow makes stay small
+                table = file.read_row_group(group, ["id", *columns], use_threads=False)
+                skipped = max(0, first - begins[group])
+                table = table.slice(skipped, count - len(ids))
+                fill(table, len(ids), tensors)
+                ids.extend(table["id"].to_pylist())
 
-        return _parsed(parse)
+        _parsed(parse)
+        return Rows(tensors, ids)
+
+    def fill(table: pa.Table, at: int, tensors: Tensors) -> None:
+        for name, prefix in prefixes.items():
+            for dtype in set(table[f"{prefix}_dtype"].to_pylist()) - {contract.dtype}:
+                raise DamagedError(Kind.DTYPE, f"{name} is {dtype}, not {contract.dtype}")
+            shape = tensors[name].shape[1:]
+            for found in table[f"{prefix}_shape"].to_pylist():
+                _check_shape(tuple(found), shape)
+            for row, value in enumerate(table[f"{prefix}_bytes"], at):
+                stored = np.frombuffer(value.as_buffer(), contract.dtype)
+                tensors[name][row] = stored.reshape(shape)
 
     rows = footer.num_rows
     return OpenShard(contract, rows, _statistics(metadata, rows), read_rows)

@@ -3,8 +3,6 @@
 import functools
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 from helpers import make_config
 from safetensors.torch import load_file, save_file
@@ -15,9 +13,9 @@ from pipeline.errors import UserError
 from pipeline.job import JobOptions, run_job
 from pipeline.manifest import Manifest
 from pipeline.storage import Store
-from tests.faithful_vae import WIDTHS, smooth_frames, write_checkpoint
+from tests.faithful_vae import WIDTHS, smooth_frames, write_checkpoint, write_clip
 from tests.faithful_vae import config as architecture
-from tests.mistaken import Changed, as_bgr, same
+from tests.mistaken import Changed, as_bgr, as_if_in_0_to_1, same
 from vae import seeded_state_dict
 
 
@@ -30,13 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a lossless clip of two windows."""
     folder = tmp_path_factory.mktemp("videos")
-    with av.open(folder / "smooth.mkv", "w") as out:
-        stream = out.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 32, "bgr0"
-        for frame in smooth_frames(0, frames=34):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            out.mux(stream.encode(picture.reformat(format="bgr0")))
-        out.mux(stream.encode())
+    write_clip(folder / "smooth.mkv", smooth_frames(0, frames=34))
     return folder
 
 
@@ -52,11 +44,6 @@ def run_config(videos: Path, output: Path, checkpoint: Path | None, **fields) ->
         decode__isolate=False,
         **{"canary": "on", **fields},
     )
-
-
-def as_if_in_0_to_1(frames: np.ndarray) -> np.ndarray:
-    """Pixels for which x / 127.5 - 1 is what x / 255 should have been."""
-    return (127.5 + frames / 2).round().astype(np.uint8)
 
 
 def changed(frames=same, latents=same):

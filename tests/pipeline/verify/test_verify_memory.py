@@ -22,10 +22,10 @@ print(json.dumps([code, resident_bytes(os.getpid())]))
 """
 
 
-def verified(folder: Path, form: str, windows: int) -> tuple[int, int]:
+def verified(folder: Path, form: str, windows: int, segment: int) -> tuple[int, int]:
     """Bytes of the one shard of a cache, and the highest memory of a process that verifies it."""
     cache = Builder(folder, form)
-    [shard] = cache.encode({(stable_hash("a"), 1): windows}, buckets=[LARGE], segment=windows)
+    [shard] = cache.encode({(stable_hash("a"), 1): windows}, buckets=[LARGE], segment=segment)
     cache.publish()
     command = [sys.executable, "-c", CHILD, cache.uri]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
@@ -37,8 +37,8 @@ def verified(folder: Path, form: str, windows: int) -> tuple[int, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "parquet"])
 def test_a_large_shard_takes_no_more_memory_than_a_smaller_one(tmp_path, form):
-    small, least = verified(tmp_path / "small", form, windows=200)
-    large, most = verified(tmp_path / "large", form, windows=600)
+    small, least = verified(tmp_path / "small", form, windows=200, segment=12)
+    large, most = verified(tmp_path / "large", form, windows=600, segment=12)
     print(f"{form}: {most / 2**20:.0f} MB of memory for {large / 2**20:.0f} MB")
     print(f"{form}: {least / 2**20:.0f} MB of memory for {small / 2**20:.0f} MB")
     assert small > 2 * CHUNK_BYTES
