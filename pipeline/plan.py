@@ -98,7 +98,7 @@ def make_plan(
     chooser = Chooser(config, recipe, overwrite, retry_failed)
     found = compare(catalog, manifest, chooser, whole=config.dataset.limit is None)
     todo = _probe(found.todo, recipe, probe)
-    todo = [_resolve(source, recipe, run_id if overwrite else None) for source in todo]
+    todo = _resolve(todo, recipe, run_id if overwrite else None)
     covered = committed_coverage(manifest, {s.generation for s in todo if s.failure is None})
     todo = [replace(s, coverage=covered.get(s.generation, NOTHING_HELD)) for s in todo]
     todo, carried = carry_over(manifest, recipe, todo)
@@ -136,17 +136,26 @@ def _probe(todo: list[SourcePlan], recipe: Recipe, probe: Prober) -> list[Source
     return probed
 
 
-def _resolve(source: SourcePlan, recipe: Recipe, rebuild: str | None) -> SourcePlan:
-    """Assign buckets and the generation."""
-    if source.failure is not None:
-        return source
-    buckets = recipe.assign(*source.display_size)
-    key = recipe.key(buckets, source.is_image)
-    return replace(
-        source,
-        buckets=buckets,
-        recipe=key,
-        window_recipe=recipe.window_key(source.is_image),
-        generation=generation_id(source.source_id, source.version, key, rebuild),
-        previous=source.previous if rebuild is None else None,
-    )
+def _resolve(todo: list[SourcePlan], recipe: Recipe, rebuild: str | None) -> list[SourcePlan]:
+    """Assign buckets and the generation; sources of one kind share what is the same of them."""
+    kinds: dict[tuple[tuple[Bucket, ...], bool], tuple[tuple[Bucket, ...], str, str]] = {}
+    resolved = []
+    for source in todo:
+        if source.failure is not None:
+            resolved.append(source)
+            continue
+        kind = recipe.assign(*source.display_size), source.is_image
+        if kind not in kinds:
+            kinds[kind] = kind[0], recipe.key(*kind), recipe.window_key(source.is_image)
+        buckets, key, window_key = kinds[kind]
+        resolved.append(
+            replace(
+                source,
+                buckets=buckets,
+                recipe=key,
+                window_recipe=window_key,
+                generation=generation_id(source.source_id, source.version, key, rebuild),
+                previous=source.previous if rebuild is None else None,
+            )
+        )
+    return resolved

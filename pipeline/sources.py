@@ -15,6 +15,9 @@ from pipeline.recipe import Recipe
 from pipeline.spans import name_of
 from pipeline.video.facts import VideoFacts
 
+NO_HINTS: Mapping[str, Any] = {}
+"""One for all sources without: a plan may hold millions."""
+
 HINTS = ("width", "height", "fps", "frames", "duration")
 """Columns of the dataset that can stand for a header."""
 
@@ -49,7 +52,7 @@ class SourcePlan:
     revision: int
     attempts: int
     facts: VideoFacts | None = None
-    hints: Mapping[str, Any] = field(default_factory=dict)
+    hints: Mapping[str, Any] = field(default_factory=lambda: NO_HINTS)
     recipe: str = ""
     window_recipe: str = ""
     generation: str = ""
@@ -107,6 +110,6 @@ class SourcePlan:
         return recipe.grid.count(max(0, round((stop - begin) * rate)))
 
 
-def usable_hints(row: Mapping[str, Any]) -> dict[str, Any]:
+def usable_hints(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """The hints of a dataset's row that are positive, finite numbers."""
-    return {k: row[k] for k in HINTS if row[k] is not None and 0 < row[k] < math.inf}
+    return {k: row[k] for k in HINTS if row[k] is not None and 0 < row[k] < math.inf} or NO_HINTS

@@ -7,7 +7,8 @@ shards come out full. Units with the longest work come first, so that none is be
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config
@@ -17,6 +18,8 @@ from pipeline.sources import SourcePlan
 from pipeline.stripes import Piece, Stripe
 from pipeline.units import ClipTask, Range, Unit, cut_ranges, expected_windows
 from pipeline.windows import WINDOW_FRAMES, WindowGrid
+
+_T = TypeVar("_T")
 
 UNITS_EACH = 8
 """Units for each concurrent decode task and encoder at the least, where the plan is large enough:
@@ -109,23 +112,40 @@ def _stripes(
     config: Config, recipe: Recipe, sources: Iterable[SourcePlan]
 ) -> dict[tuple[bool, tuple[Bucket, ...]], list[Piece]]:
     """What is missing by kind and buckets; files in order, and their clips in order of start."""
-    by_file: dict[tuple[Any, ...], list[SourcePlan]] = {}
-    for source in sources:
-        if source.failure is None and not source.coverage.complete(source.buckets):
-            by_file.setdefault((source.buckets, *source.file), []).append(source)
+    wanted = [s for s in sources if s.failure is None and not s.coverage.complete(s.buckets)]
+    wanted.sort(key=_place)
+    same = _Same()
     stripes: dict[tuple[bool, tuple[Bucket, ...]], list[Piece]] = {}
-    for (_, uri, pinned), clips in sorted(by_file.items(), key=lambda item: str(item[0])):
-        clips.sort(key=lambda clip: (clip.start or 0.0, clip.source_id))
+    for (_, (uri, pinned)), group in groupby(wanted, key=lambda s: (s.buckets, s.file)):
+        clips = list(group)
         for source in clips:
             # Nothing but decoding from the start tells which of a source's own frames is the n-th.
             splittable = recipe.fps is not None and not source.is_image
-            for task in _clip_tasks(recipe, source):
+            for task in _clip_tasks(recipe, source, same):
                 piece = Piece(uri, pinned, task, splittable, alone=len(clips) == 1)
                 stripes.setdefault((source.is_image, task.buckets), []).append(piece)
     return stripes
 
 
-def _clip_tasks(recipe: Recipe, source: SourcePlan) -> list[ClipTask]:
+def _place(source: SourcePlan) -> tuple[Any, ...]:
+    """Order of sources: by buckets, by file, and by start within it."""
+    uri, pinned = source.file
+    return source.buckets, uri, pinned or "", source.start or 0.0, source.source_id
+
+
+class _Same:
+    """One object for all equal values: a plan holds millions of tasks that differ in little."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Any] = {}
+
+    def __call__(self, value: _T) -> _T:
+        """The first value that was equal to this one."""
+        kept: _T = self._kept.setdefault(value, value)
+        return kept
+
+
+def _clip_tasks(recipe: Recipe, source: SourcePlan, same: "_Same") -> list[ClipTask]:
     """The missing windows of one source; buckets that lack the same windows share a task."""
     estimate = source.estimated_windows(recipe)
     lacking: dict[tuple[Range, ...], list[Bucket]] = {}
@@ -138,9 +158,9 @@ def _clip_tasks(recipe: Recipe, source: SourcePlan) -> list[ClipTask]:
             version=source.version,
             start=source.start,
             end=source.end,
-            ranges=tuple(missing),
-            buckets=tuple(buckets),
-            expected_size=source.display_size,
+            ranges=same(tuple(missing)),
+            buckets=same(tuple(buckets)),
+            expected_size=same(source.display_size),
             windows=max(1, expected_windows(missing, estimate)) * len(buckets),
             known=_known(source.known, missing, recipe.grid),
         )

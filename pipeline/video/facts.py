@@ -1,6 +1,7 @@
 """What the header of a video or image says about it."""
 
 import math
+import sys
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, Self
@@ -61,7 +62,10 @@ class VideoFacts:
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise TypeError(f"unknown facts: {', '.join(sorted(unknown))}")
-        return cls(**values)
+        # One string for all equal ones: a plan may hold millions of facts.
+        one: dict[str, Any]
+        one = {k: sys.intern(v) if isinstance(v, str) else v for k, v in values.items()}
+        return cls(**one)
 
     def estimated_frames(
         self, fps: Fraction | None, start: float | None, end: float | None
