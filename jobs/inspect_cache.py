@@ -8,7 +8,7 @@ Examples:
 A source is named by its URI or path, the dataset's id, or its source_id; a sample by its sample_id.
 With --out, its frames, what its latents decode to and their difference are written as PNG and MP4.
 The last line of stdout is a JSON object. Credentials come from the environment. Exit codes: 0 done;
-1 usage, or it cannot be done.
+1 usage, or it cannot be done; 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -17,12 +17,11 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.cli import Parser, positive, storage_of
-from pipeline.config import VAESection
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from pipeline.manifest import Manifest
-from pipeline.page.access import add_access, local_folder
+from pipeline.page.access import add_access, decoder_of, local_folder
 from pipeline.page.origin import find_origin
 from pipeline.page.tell import check_windows, facts_of, text_of
 from pipeline.page.windows import show_windows
@@ -44,10 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(text_of(origin, snapshot, checked), flush=True)
             told = facts_of(origin, snapshot, checked)
             if folder is not None:
-                section = None
-                if args.checkpoint is not None:
-                    section = VAESection(checkpoint=args.checkpoint, device=args.device)
-                done = show_windows(manifest, snapshot, origin, chosen, section, storage, folder)
+                vae = decoder_of(args)
+                done = show_windows(manifest, snapshot, origin, chosen, vae, storage, folder)
                 for line in done.text():
                     print(line)
                 told |= done.to_json()

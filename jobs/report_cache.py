@@ -8,7 +8,8 @@ Examples:
 Writes DIR/report.html: one file that asks no network and runs no script. Numbers come from the
 tables of the cache alone, statistics of latents from some of its shards; --windows decodes some
 windows from their latents, and their sources once more. The last line of stdout is a JSON object.
-Credentials come from the environment. Exit codes: 0 done; 1 usage, or it cannot be done.
+Credentials come from the environment. Exit codes: 0 done; 1 usage, or it cannot be done; 130
+stopped by Ctrl-C.
 """
 
 import argparse
@@ -18,12 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cli import Parser, not_negative, positive, storage_of
-from pipeline.config import StorageConfig, VAESection
+from pipeline.config import StorageConfig
 from pipeline.errors import UserError
 from pipeline.explain import explained
 from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from pipeline.manifest import Manifest
-from pipeline.page.access import add_access, local_folder
+from pipeline.page.access import add_access, decoder_of, local_folder, unwritable
 from pipeline.page.make import PAGE, Asked, Made, make_page
 from pipeline.storage import Store
 
@@ -51,12 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _asked(args: argparse.Namespace, storage: StorageConfig) -> Asked:
-    section = None
-    if args.checkpoint is not None:
-        section = VAESection(checkpoint=args.checkpoint, device=args.device)
+    decoder = decoder_of(args)
     if args.history is not None:  # then all of them, whatever it takes
-        return Asked(args.windows, section, storage, args.history, None)
-    return Asked(args.windows, section, storage)
+        return Asked(args.windows, decoder, storage, args.history, None)
+    return Asked(args.windows, decoder, storage)
 
 
 def _write(folder: Path, made: Made) -> Path:
@@ -65,9 +64,7 @@ def _write(folder: Path, made: Made) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(made.html, encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"--out {folder}: {error.strerror or error}; name a folder that can be written to"
-        ) from error
+        raise unwritable(folder, error.strerror or str(error)) from error
     return path
 
 

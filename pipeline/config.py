@@ -23,7 +23,7 @@ from pydantic import (
 from pipeline.buckets import Bucket, ResizeFilter, ResizePolicy
 from pipeline.config_canary import Canary, Decibels
 from pipeline.config_decode import DecodeConfig
-from pipeline.config_types import ByteSize, Section, parse_bytes
+from pipeline.config_types import ByteSize, Device, Section, parse_bytes
 from pipeline.errors import UserError
 from pipeline.windows import TailPolicy
 
@@ -195,7 +195,7 @@ class VAESection(Section):
     z_channels: Annotated[PositiveInt | None, BeforeValidator(_parse_auto)] = None
     widths: WidthsConfig = WidthsConfig()
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:

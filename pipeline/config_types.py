@@ -1,7 +1,7 @@
 """What sections of the configuration are made of."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -19,6 +19,9 @@ def parse_bytes(value: object) -> object:
 
 
 ByteSize = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a model works; ``auto`` is CUDA where there is some."""
 
 
 class Section(BaseModel):

@@ -74,51 +74,66 @@ class Efforts:
             self.firsts[encoder] = min(known, effort, key=lambda each: each.ended)
         self.ended = max(self.ended, other.ended)
 
-    @property
-    def first(self) -> Effort | None:
-        """The effort that ended first."""
-        return min(self.firsts.values(), key=lambda effort: effort.ended, default=None)
+    def pace(self, encoders: int) -> "Pace":
+        """How fast a run with so many encoders at once went.
 
-    @property
-    def busy_share(self) -> float | None:
-        """Share of the time from its first pack to the run's last that an encoder worked."""
-        there = sum(self.ended - first.begun for first in self.firsts.values())
-        return self.busy_seconds / there if there > 0 else None
-
-    @property
-    def windows_per_second(self) -> float | None:
-        """Windows of all encoders a second, from the end of the first pack to that of the last."""
-        first = self.first
-        if first is None or self.ended <= first.ended:
-            return None
-        return (self.windows - first.windows) / (self.ended - first.ended)
-
-    @property
-    def bytes_per_second(self) -> float | None:
-        """Bytes of frames that went into all encoders a second."""
-        rate = self.windows_per_second
-        return None if rate is None else rate * self.frame_bytes / self.windows
-
-    @property
-    def bare_windows_per_second(self) -> float | None:
-        """Windows a second of all encoders if their devices never left the VAE's calls.
-
-        The first pack of each is left out. None where there is no other, or nothing was measured.
+        One that takes the place of another (which was lost, or whose execution was done) is no
+        further encoder: only as many are counted to be there as work at once.
         """
         firsts = self.firsts.values()
-        seconds = self.vae_seconds - sum(effort.vae_seconds for effort in firsts)
+        begun = sorted(effort.begun for effort in firsts)[:encoders]
+        warm = sorted(effort.ended for effort in firsts)[:encoders]
+        there = sum(self.ended - at for at in begun)
         windows = self.windows - sum(effort.windows for effort in firsts)
-        return len(self.firsts) * windows / seconds if windows and seconds > 0 else None
+        working = self.busy_seconds - sum(effort.seconds for effort in firsts)
+        bare = self.vae_seconds - sum(effort.vae_seconds for effort in firsts)
 
-    def to_dict(self) -> dict[str, float | None]:
-        """The figures that a run records."""
-        return {
-            "packs": self.packs,
-            "encoder_busy": self.busy_share,
-            "encoder_seconds": self.busy_seconds,
-            "windows_per_second": self.windows_per_second,
-            "frame_bytes_per_second": self.bytes_per_second,
-            "bare_windows_per_second": self.bare_windows_per_second,
-            "first_encoded_at": None if self.first is None else self.first.begun,
-            "last_encoded_at": None if self.first is None else self.ended,
-        }
+        def rate(seconds: float) -> float | None:
+            return len(warm) * windows / seconds if windows and seconds > 0 else None
+
+        whole = rate(sum(self.ended - at for at in warm))
+        moved = None if whole is None else whole * self.frame_bytes / self.windows
+        return Pace(
+            packs=self.packs,
+            encoder_busy=self.busy_seconds / there if there > 0 else None,
+            encoder_seconds=self.busy_seconds,
+            windows_per_second=whole,
+            working_windows_per_second=rate(working),
+            bare_windows_per_second=rate(bare),
+            frame_bytes_per_second=moved,
+            first_encoded_at=begun[0] if begun else None,
+            last_encoded_at=self.ended if begun else None,
+        )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a run's encoders went, as it is recorded; None where nothing tells.
+
+    The rates are of all encoders together, each taken from the end of its first pack to the end of
+    the run's last: how many windows they made a second of that time, of the part of it in which
+    they worked (had they never waited), and of the part in which their devices were in the VAE's
+    calls (had these never left them).
+
+    Attributes:
+        packs: encoded.
+        encoder_busy: share of the time from each encoder's first pack to the run's last that it
+            worked.
+        encoder_seconds: for which encoders worked.
+        windows_per_second: of the whole time.
+        working_windows_per_second: of the time in which they worked.
+        bare_windows_per_second: of the time in the VAE's calls.
+        frame_bytes_per_second: that went into them, of the whole time.
+        first_encoded_at: when the first pack was taken up, seconds since the epoch.
+        last_encoded_at: when the last was done.
+    """
+
+    packs: int = 0
+    encoder_busy: float | None = None
+    encoder_seconds: float = 0.0
+    windows_per_second: float | None = None
+    working_windows_per_second: float | None = None
+    bare_windows_per_second: float | None = None
+    frame_bytes_per_second: float | None = None
+    first_encoded_at: float | None = None
+    last_encoded_at: float | None = None

@@ -57,14 +57,17 @@ def make_graph(
         "make_encoder": make_encoder,
         "meter": RayMeter(),
     }
-    encoded = (_in_actor if decode == "in_actor" else _in_stages)(rows, config, arguments)
+    if decode == "in_actor":
+        encoded = _in_actor(rows, config, arguments)
+    else:
+        encoded = _in_stages(rows, config, arguments, min(config.run.decode_tasks, len(units)))
     return encoded.map_batches(
         make_write_fn(config, recipe), batch_size=packs_per_shard, num_cpus=WRITE_CPUS
     )
 
 
 def _in_stages(
-    rows: ray.data.Dataset, config: Config, arguments: dict[str, Any]
+    rows: ray.data.Dataset, config: Config, arguments: dict[str, Any], decoders: int
 ) -> ray.data.Dataset:
     """Decode in tasks; frames go to the encoders through the object store."""
     run = config.run
@@ -73,7 +76,7 @@ def _in_stages(
         batch_size=1,
         num_cpus=DECODE_CPUS,
         max_calls=_CODEC_RECYCLE_CALLS,
-        compute=TaskPoolStrategy(size=run.decode_tasks),
+        compute=TaskPoolStrategy(size=decoders),
     ).map_batches(
         Encoder,
         fn_constructor_kwargs=arguments,
@@ -104,7 +107,7 @@ def _in_actor(
     )
 
 
-def configure_context(config: Config, store_bytes: float | None) -> None:
+def configure_context(config: Config, store_bytes: float | None, decode: Decode) -> None:
     """Settings of Ray Data; they hold for datasets made afterwards.
 
     Half of ``store_bytes`` of the object store is what an execution may take; None leaves it to
@@ -115,9 +118,11 @@ def configure_context(config: Config, store_bytes: float | None) -> None:
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.addFilter(_no_mistake)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # bars are off: below
     context = DataContext.get_current()
-    # A full pack is a block of its own: Ray Data would copy blocks of two to take them apart.
-    context.target_max_block_size = max(1, config.run.pack_bytes // 2)
+    # A full pack is a block of its own: Ray Data would copy blocks of two to take them apart, and
+    # would keep packs of latents, which are small, until a unit's last is encoded.
+    context.target_max_block_size = 1 if decode == "in_actor" else config.run.pack_bytes // 2 or 1
     context.execution_no_progress_timeout_s = -1  # waiting for a GPU is no failure
     context.max_consecutive_actor_init_deaths = 16  # a bad node must not end the run
     context.raise_original_map_exception = True  # so that a user's mistake is told as one

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pipeline.canary import check_fidelity
 from pipeline.catalog import Catalog, read_catalog
@@ -337,10 +337,10 @@ class _Job:
             bytes=tally.bytes,
             seconds=time.monotonic() - self.started,
             snapshot=snapshot,
-            encoder_busy=tally.efforts.busy_share,
+            pace=tally.efforts.pace(self.config.run.encoders),
         )
         speed = {} if rate is None else {"encoder_flops": rate.flops, "encoder_flops_run": rate.run}
-        told = {**json.loads(report.to_json()), **speed, **tally.efforts.to_dict()}
+        told = {**json.loads(report.to_json()), **speed, **asdict(report.pace)}
         if tally.efforts.packs:
             told["driver_seconds_per_pack"] = tally.driver_seconds / tally.efforts.packs
         self.record(state, contract, json.dumps(told))

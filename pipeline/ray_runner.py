@@ -185,7 +185,7 @@ class RayRunner:
         """
         decode = self._settle(measured, cells=1)
         config = fit_packs(self.config, self._store_bytes(), decode)
-        configure_context(config, config.run.object_store_bytes)
+        configure_context(config, config.run.object_store_bytes, decode)
         yield from execute(units, config, recipe, packs_per_shard, self._make_encoder, decode)
 
     def run_cells(

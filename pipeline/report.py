@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.commit import Tally
+from pipeline.effort import Pace
 from pipeline.forecast import Forecast, Rate
 from pipeline.plan import Plan
 from pipeline.progress import human_seconds
@@ -91,7 +92,7 @@ def plan_json(plan: Plan, forecast: Forecast) -> str:
 class RunReport:
     """The run's JSON object: the dataset's state after the run, and what this run wrote.
 
-    ``encoder_busy`` is the share of the time that encoders worked, start-up apart; None where
+    Of ``pace`` it has the share of the time that encoders worked, start-up apart; None where
     nothing was encoded.
     """
 
@@ -102,10 +103,11 @@ class RunReport:
     bytes: int
     seconds: float
     snapshot: int | None
-    encoder_busy: float | None = None
+    pace: Pace
 
     def to_json(self) -> str:
         """One line."""
+        busy = self.pace.encoder_busy
         return json.dumps(
             {
                 "run_id": self.run_id,
@@ -115,7 +117,7 @@ class RunReport:
                 "bytes": self.bytes,
                 "seconds": round(self.seconds, 2),
                 "snapshot": self.snapshot,
-                "encoder_busy": None if self.encoder_busy is None else round(self.encoder_busy, 3),
+                "encoder_busy": None if busy is None else round(busy, 3),
             }
         )
 
@@ -156,11 +158,11 @@ def summary_text(
         lines.insert(2, f"kept     {tally.kept} windows that are as before, in their shards")
     if rate is not None and rate.run == report.run_id:
         lines.append(f"encoded  at {rate.flops / 1e12:.3g} TFLOP/s an encoder, over the whole run")
-    efforts = tally.efforts
-    if efforts.busy_share is not None and efforts.windows_per_second is not None:
+    pace = report.pace
+    if pace.encoder_busy is not None and pace.windows_per_second is not None:
         lines.append(
-            f"busy     encoders worked {efforts.busy_share:.0%} of the time since their first "
-            f"pack, at {efforts.windows_per_second:.3g} windows/s together"
+            f"busy     encoders worked {pace.encoder_busy:.0%} of the time since their first "
+            f"pack, at {pace.windows_per_second:.3g} windows/s together"
         )
     if unfinished:
         lines.append(f"  {unfinished} of the failed are unfinished: run again to resume")

@@ -117,7 +117,7 @@ class Whole:
 
     Attributes:
         windows, packs: encoded.
-        windows_per_second: from the end of the first pack to that of the last.
+        windows_per_second: from the end of each encoder's first pack to that of the run's last.
         cpu_seconds: of all processes, from start to end.
         cpu_seconds_per_window: of all processes, from the first pack to the last.
         driver_seconds_per_pack: CPU time of drivers.

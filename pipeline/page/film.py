@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline.page.access import unwritable
 from pipeline.page.look import Looked
 from pipeline.side_by_side import Sheet, SideBySideVideo, difference, video_codec
 
@@ -51,9 +51,7 @@ def write_windows(windows: Iterable[Looked], folder: Path, name: str) -> list[Pa
                         (first + k) / rate, window.given[k], window.decoded[k], apart[k]
                     )
     except OSError as error:
-        raise UserError(
-            f"--out {folder}: {error.strerror or error}; name a folder that can be written to"
-        ) from error
+        raise unwritable(folder, error.strerror or str(error)) from error
     return written
 
 

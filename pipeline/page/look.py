@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.buckets import Bucket
-from pipeline.config import Config
+from pipeline.config import Config, VAESection
+from pipeline.config_types import Device
 from pipeline.contract import Contract
 from pipeline.errors import Reason, SourceError
 from pipeline.isolated.choice import decode_file
@@ -28,6 +29,25 @@ Frames = npt.NDArray[np.uint8]
 
 LeftOut = Callable[[Pick, str], None]
 """Told of a window that cannot be shown, and why."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What decodes latents, and where.
+
+    Attributes:
+        checkpoint: of the VAE; None for the one that was recorded.
+        device: whatever was recorded, since another machine may have looked at the cache then.
+    """
+
+    checkpoint: str | None = None
+    device: Device = "auto"
+
+    def section(self, recorded: VAESection | None) -> VAESection | None:
+        """The VAE to load, where a run recorded one or none; None where nothing names it."""
+        if self.checkpoint is not None:
+            return VAESection(checkpoint=self.checkpoint, device=self.device)
+        return None if recorded is None else recorded.model_copy(update={"device": self.device})
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from pipeline.maintain.history import history
 from pipeline.manifest import Manifest, Snapshot
 from pipeline.page.holdings import Holdings, sum_up
 from pipeline.page.latents import LatentStatistics, measure_latents
-from pipeline.page.look import Looked, look
+from pipeline.page.look import Decoder, Looked, look
 from pipeline.page.pace import Run, read_runs
 from pipeline.page.pick import Pick
 from pipeline.page.pictures import Shown, show
@@ -41,14 +41,14 @@ class Asked:
 
     Attributes:
         windows: windows shown, 0 for none.
-        vae: what decodes their latents; None for the VAE that the newest run recorded.
+        decoder: of their latents; the recorded VAE is that of the newest run.
         storage: of the store and the sources.
         history: the newest snapshots told of; fewer where ``history_rows`` rows of ``sources`` do
             not suffice for them.
     """
 
     windows: int
-    vae: VAESection | None
+    decoder: Decoder
     storage: StorageConfig
     history: int = 30
     history_rows: int | None = 4_000_000
@@ -100,7 +100,9 @@ def write_reports(config: Config, manifest: Manifest, snapshot: int, run_id: str
     windows = config.report.contact_sheet_windows
     if published.run_id != run_id or not (config.report.page or windows):
         return
-    asked = Asked(windows, config.vae, config.storage, history=config.report.history)
+    # The driver may be on a machine without the encoders' devices.
+    decoder = Decoder(device="cpu" if config.vae.device == "cpu" else "auto")
+    asked = Asked(windows, decoder, config.storage, history=config.report.history)
     try:
         with explained(manifest.store.uri, "used"):
             made = make_page(manifest, published, asked)
@@ -150,7 +152,7 @@ def _look(
     for pick in picks:
         if pick not in known:
             left_out.append((last_part(pick.source["uri"]), "its run's configuration is unknown"))
-    section = asked.vae or recorded_vae(runs)
+    section = asked.decoder.section(recorded_vae(runs))
     if section is None or not known:
         return [], left_out, "No window can be shown: no run recorded which VAE encoded it."
     check_weights(section, asked.storage, contract)
@@ -195,8 +197,9 @@ def check_weights(section: VAESection, storage: StorageConfig, contract: Contrac
     found = weights_sha256(section, storage)
     if found != contract.encoder_sha256:
         raise UserError(
-            f"--checkpoint {section.checkpoint}: its encoder has the SHA-256 {found}, but the "
-            f"cache was encoded by {contract.encoder_sha256}; name the file that encoded it"
+            f"--checkpoint {section.checkpoint or 'is not given, and the recorded VAE is random'}: "
+            f"its encoder has the SHA-256 {found}, but the cache was encoded by "
+            f"{contract.encoder_sha256}; name the file that encoded it"
         )
 
 

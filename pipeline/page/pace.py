@@ -58,12 +58,12 @@ class Run:
 
     @property
     def busy(self) -> float | None:
-        """Share of the time since their first pack that encoders worked."""
+        """Share of the time since each encoder's first pack that it worked."""
         return _number(self.report, "encoder_busy")
 
     @property
     def rate(self) -> float | None:
-        """Windows a second of all encoders, from the end of the first pack on."""
+        """Windows a second of all encoders, each from the end of its first pack on."""
         return _number(self.report, "windows_per_second")
 
     @property
@@ -73,9 +73,8 @@ class Run:
 
     @property
     def encoder_rate(self) -> float | None:
-        """Windows a second of all encoders while they work: what no waiting would give."""
-        worked = _number(self.report, "encoder_seconds")
-        return self.windows / worked * self.encoders if worked and self.windows else None
+        """The same while they work: what no waiting would give."""
+        return _number(self.report, "working_windows_per_second")
 
     @property
     def light(self) -> float | None:

@@ -4,11 +4,13 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,12 @@ class Picks:
     Attributes:
         wanted: of each bucket.
         pairs: to look at, of a segment each: padded windows first, with the one before it.
-        drawn: to measure: a window of any place in its segment.
+        drawn: to measure: the windows of a segment each, from any of its places on.
     """
 
     wanted: int
     pairs: dict[str, list[list[Pick]]] = field(default_factory=dict)
-    drawn: dict[str, list[Pick]] = field(default_factory=dict)
+    drawn: dict[str, list[list[Pick]]] = field(default_factory=dict)
 
     def add(self, segments: pa.Table, sources: pa.Table) -> None:
         """Take live rows of ``samples`` into account, and the rows of ``sources`` to them.
@@ -78,26 +80,36 @@ class Picks:
             for row, source in _joined(_shortest_first(mine, left), sources):
                 pairs.append([Pick.of(row, source, k) for k in _pair(row["valid_frames"])])
             for row, source in _joined(mine.slice(0, left), sources):
-                k = int(row["source_id"][:8], 16) % row["windows"]
-                drawn.append(Pick.of(row, source, k))
+                first, count = int(row["source_id"][:8], 16), row["windows"]
+                places = ((first + k) % count for k in range(count))
+                drawn.append([Pick.of(row, source, k) for k in places])
 
     def to_show(self, count: int) -> list[Pick]:
         """At most ``count`` windows, of the buckets in turn; pairs first, and together."""
         groups = [found for _, found in sorted(self.pairs.items())]
-        turns = [pair for turn in zip_longest(*groups) for pair in turn if pair is not None]
+        turns = _in_turn(groups)
         sums = accumulate(map(len, turns))
         chosen = [pair for pair, end in zip(turns, sums, strict=True) if end - len(pair) < count]
         chosen.sort(key=len, reverse=True)
         return [pick for pair in chosen for pick in pair][:count]
 
     def to_measure(self, count: int, weights: Mapping[str, int]) -> list[Pick]:
-        """About ``count`` windows, of each bucket by its weight, and one at the least."""
-        whole = sum(weights.values())
+        """About ``count`` windows, of each bucket by its weight, and one at the least.
+
+        Of as many segments as there are; several of each where these are few.
+        """
+        whole = max(1, sum(weights.values()))
+        shares = {name: max(1, round(count * windows / whole)) for name, windows in weights.items()}
         return [
             pick
             for name, found in sorted(self.drawn.items())
-            for pick in found[: max(1, round(count * weights.get(name, 0) / max(whole, 1)))]
+            for pick in _in_turn(found)[: shares[name]]
         ]
+
+
+def _in_turn(groups: Sequence[Sequence[_T]]) -> list[_T]:
+    """The first of each group, then the second of each that has one, and so on."""
+    return [each for turn in zip_longest(*groups) for each in turn if each is not None]
 
 
 def _joined(

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import StorageConfig, VAESection
+from pipeline.config import StorageConfig
 from pipeline.manifest import Manifest, Snapshot
 from pipeline.page.film import write_windows
-from pipeline.page.look import Looked, look
+from pipeline.page.look import Decoder, Looked, look
 from pipeline.page.make import check_weights, recorded_configs
 from pipeline.page.origin import Origin
 from pipeline.page.pick import Pick
@@ -54,14 +54,14 @@ def show_windows(
     snapshot: Snapshot,
     origin: Origin,
     windows: Sequence[tuple[str, str, Pick]],
-    section: VAESection | None,
+    decoder: Decoder,
     storage: StorageConfig,
     folder: Path,
 ) -> Written:
     """Write windows into ``folder`` as pictures.
 
-    ``section`` is the VAE; None for the one that the run recorded which encoded them. Raises
-    ``UserError``: the weights cannot be read or are others, or the folder cannot be written to.
+    The recorded VAE is that of the run which encoded them. Raises ``UserError``: the weights cannot
+    be read or are others, or the folder cannot be written to.
     """
     if origin.complete is None or not windows:
         return Written([], [], ["it has no windows"], False)
@@ -69,9 +69,10 @@ def show_windows(
     config = recorded_configs(manifest, {run_id}, storage).get(run_id)
     if config is None:
         return Written([], [], ["the configuration of its run is not recorded"], False)
-    chosen = section or config.vae
-    check_weights(chosen, storage, snapshot.contract)
-    vae = load_vae(chosen, storage)
+    section = decoder.section(config.vae)
+    assert section is not None
+    check_weights(section, storage, snapshot.contract)
+    vae = load_vae(section, storage)
     missing: list[str] = []
     psnr: list[tuple[Pick, float]] = []
 
@@ -86,4 +87,4 @@ def show_windows(
     picks = [pick for _, _, pick in windows]
     found = look(picks, lambda _: config, manifest.store, snapshot.contract, vae, left_out)
     files = write_windows(counted(found), folder, origin.source_id)
-    return Written(files, psnr, missing, chosen.checkpoint is None)
+    return Written(files, psnr, missing, section.checkpoint is None)

@@ -125,7 +125,7 @@ def test_damage_is_found(cache, capsys, tmp_path):
         (["CACHE", "image", "--snapshot", "1"], ["image", "snapshot 1"]),
         (["/no/such/cache", "x"], ["/no/such/cache"]),
         (["CACHE", "clip-1", "--out", "s3://b/x"], ["s3://b/x", "local folder"]),
-        (["CACHE", "clip-1", "--out", "/dev/null/x"], ["/dev/null/x", "written"]),
+        (["/no/such/cache", "x", "--out", "/dev/null/x"], ["/dev/null/x", "written"]),
     ],
 )
 def test_mistakes_are_one_message(cache, capsys, arguments, parts):

@@ -98,7 +98,7 @@ def test_sources_that_are_gone_are_told_of(tmp_path, clip, capsys):
         (["/no/such/cache", "--out", "x"], ["/no/such/cache", "check the URI"]),
         (["CACHE", "--out", "s3://b/x"], ["s3://b/x", "local folder"]),
         (["CACHE", "--out", "x", "--snapshot", "9"], ["no snapshot 9"]),
-        (["CACHE", "--out", "/dev/null/x"], ["/dev/null/x", "written"]),
+        (["/no/such/cache", "--out", "/dev/null/x"], ["/dev/null/x", "written"]),
         (
             ["CACHE", "--out", "x", "--windows", "1", "--checkpoint", "/no/vae.safetensors"],
             ["/no/vae.safetensors"],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.commit import Tally
-from pipeline.effort import Effort
+from pipeline.effort import Effort, Pace
 from pipeline.errors import Reason, SourceError
 from pipeline.forecast import Forecast, Rate
 from pipeline.known import KnownRun
@@ -150,7 +150,7 @@ def test_the_plan_for_programs():
 
 
 def test_the_report_is_one_line_with_the_promised_keys():
-    text = RunReport("r", {"total": 1, "ok": 1}, 2, 3, 4, 5.123456, None).to_json()
+    text = RunReport("r", {"total": 1, "ok": 1}, 2, 3, 4, 5.123456, None, Pace()).to_json()
     assert "\n" not in text
     assert json.loads(text) == {
         "run_id": "r",
@@ -182,7 +182,7 @@ def test_the_summary_says_why():
         examples={"failed: missing": "/v/b.mp4: gone"},
     )
     counts = {"total": 11, "ok": 8, "skipped": 1, "failed": 2}
-    report = RunReport("r", counts, 7, 2, 1500, 1.0, 4)
+    report = RunReport("r", counts, 7, 2, 1500, 1.0, 4, Pace())
     text = summary_text(make_plan(), tally, report, "/cache", 0)
     assert "read     2 sources; 5 more were encoded already" in text
     assert "7 windows in 2 shards, 1.5 kB, to /cache" in text
@@ -198,10 +198,11 @@ def test_the_summary_says_why():
 def test_the_summary_says_how_busy_encoders_were():
     tally = Tally()
     counts = {"total": 1, "ok": 1, "skipped": 0, "failed": 0}
-    report = RunReport("r", counts, 7, 2, 1500, 1.0, 4, encoder_busy=0.75)
+    report = RunReport("r", counts, 7, 2, 1500, 1.0, 4, tally.efforts.pace(1))
     assert "busy" not in summary_text(make_plan(), tally, report, "/c", 0)
     tally.efforts.add(Effort("a", 0.0, 2.0, 4, 1))
     tally.efforts.add(Effort("a", 3.0, 1.0, 2, 1))
+    report = replace(report, pace=tally.efforts.pace(1))
     text = summary_text(make_plan(), tally, report, "/c", 0)
     assert "worked 75% of the time since their first pack, at 1 windows/s" in text
     assert json.loads(report.to_json())["encoder_busy"] == 0.75
@@ -212,6 +213,8 @@ def test_what_is_kept_is_said():
     plan = make_plan(sources={"a": make_source("a", known=(known, known))})
     assert "held already: 4 windows of these sources" in plan_text(plan, FORECAST)
     assert "held already" not in plan_text(make_plan(), FORECAST)
-    report = RunReport("r", {"total": 1, "ok": 1, "skipped": 0, "failed": 0}, 7, 2, 1500, 1.0, 4)
+    report = RunReport(
+        "r", {"total": 1, "ok": 1, "skipped": 0, "failed": 0}, 7, 2, 1500, 1.0, 4, Pace()
+    )
     assert "kept     3 windows" in summary_text(plan, Tally(kept=3), report, "/cache", 0)
     assert "kept" not in summary_text(plan, Tally(), report, "/cache", 0)

@@ -111,6 +111,26 @@ def test_a_padded_window_in_a_segment_of_its_own_is_shown_too(tmp_path):
     assert [p.padded for p in shown] == [True, False]
 
 
+def test_of_few_segments_several_windows_are_measured(tmp_path):
+    """Of many, one each; of few, every one has its turn before any has its next."""
+    manifest = make_manifest(tmp_path)
+    manifest.write_contract(make_contract())
+    segments = [make_segment(A, 0, 12), make_segment(B, 0, 4), make_segment(C, 0, 4, bucket=WIDE)]
+    manifest.append("samples", [sample_row(segment) for segment in segments])
+    manifest.append("sources", [source_row(source) for source in (A, B, C)])
+    manifest.publish("run", make_contract())
+    held = sum_up(manifest, manifest.snapshot(), 64)
+    weights = {name: bucket.windows for name, bucket in held.buckets.items()}
+    for count, wanted in (
+        (2, {A: 1, B: 1, C: 1}),
+        (5, {A: 2, B: 2, C: 1}),
+        (64, {A: 12, B: 4, C: 4}),
+    ):
+        picks = held.picks.to_measure(count, weights)
+        assert Counter(pick.source["source_id"] for pick in picks) == wanted
+        assert len({(p.source["source_id"], p.window) for p in picks}) == len(picks)
+
+
 @pytest.mark.parametrize("picks", [0, 1, 3])
 def test_picks_are_bounded(tmp_path, picks):
     cache = Builder(tmp_path / "cache")

@@ -20,7 +20,7 @@ def cache(tmp_path):
 
 def picks_of(cache):
     held = sum_up(cache.manifest, cache.manifest.snapshot(), 8)
-    return [pick for picks in held.picks.drawn.values() for pick in picks]
+    return [picks[0] for drawn in held.picks.drawn.values() for picks in drawn]
 
 
 def test_statistics_are_those_of_the_stored_numbers(cache):

@@ -12,6 +12,7 @@ from pipeline.bench.measure import cpu_seconds, resident_bytes
 from pipeline.errors import UserError
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest
+from pipeline.page.look import Decoder
 from pipeline.page.make import Asked, make_page
 from pipeline.storage import Store
 from tests.e2e.test_hostile_names import TEXTS
@@ -25,7 +26,7 @@ from tests.pipeline.helpers import (
 )
 from tests.pipeline.maintain.builder import Builder
 
-NONE = Asked(0, None, LOCAL)
+NONE = Asked(0, Decoder(), LOCAL)
 
 
 class Reader(html.parser.HTMLParser):
