@@ -111,7 +111,7 @@ class Store:
         """Whether the root is a folder of this machine (or of a shared mount)."""
         return protocol_of(self.uri) == "file"
 
-    def _locate(self, path: str) -> tuple[Any, str]:
+    def locate(self, path: str) -> tuple[Any, str]:
         """Where a file of the store lies. Raises ``UserError`` for a path that leads out of it."""
         if path.startswith("/") or "\0" in path or ".." in path.split("/"):
             raise UserError(
@@ -147,13 +147,13 @@ class Store:
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes ``[start, end)`` of a file. Raises ``FileNotFoundError``."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         read = self._retry.call(lambda: filesystem.cat_file(full, start=start, end=end))
         return cast(bytes, read)
 
     def write(self, path: str, data: bytes) -> None:
         """Put a whole file at once: a reader sees all of it or none; an older one is replaced."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         if self.local:
             with _temporary_beside(full, data) as temporary:
                 temporary.replace(full)
@@ -162,7 +162,7 @@ class Store:
 
     def put(self, path: str, local: Path) -> None:
         """Put a file of this machine, of any size, at once; an older one is replaced."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         if self.local:
             target = Path(full)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ class Store:
 
     def get(self, path: str, local: Path) -> None:
         """Copy a file, of any size, to this machine. Raises ``FileNotFoundError``."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         self._retry.call(lambda: filesystem.get_file(full, str(local)))
 
     def create(self, path: str, data: bytes) -> bool:
@@ -186,7 +186,7 @@ class Store:
         ``data`` must be unique to the caller: when the answer to a put is lost and the next attempt
         finds the file, equal bytes tell that it is our own.
         """
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         try:
             if self.local:
                 _create_local(full, data)
@@ -200,23 +200,23 @@ class Store:
 
     def size(self, path: str) -> int:
         """Bytes of a file. Raises ``FileNotFoundError``."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         return int(self._retry.call(lambda: filesystem.size(full)))
 
     def exists(self, path: str) -> bool:
         """Whether there is a file."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         return bool(self._retry.call(lambda: filesystem.isfile(full)))
 
     def delete(self, path: str) -> None:
         """Remove a file; a missing one is no error."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         with contextlib.suppress(FileNotFoundError):
             self._retry.call(lambda: filesystem.rm_file(full))
 
     def names(self, path: str) -> list[str]:
         """Names of the files in a folder, sorted; empty when the folder does not exist."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         try:
             found = self._retry.call(lambda: filesystem.ls(full, detail=False))
         except FileNotFoundError:
@@ -225,7 +225,7 @@ class Store:
 
     def open(self, path: str) -> Any:
         """A readable, seekable binary file."""
-        filesystem, full = self._locate(path)
+        filesystem, full = self.locate(path)
         return self._retry.call(lambda: filesystem.open(full, "rb"))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from pipeline.reader.batch_memory import BatchMemory
 from pipeline.reader.draw import Normalization, Statistic, draw, needed_tensors, noise_seed
-from pipeline.reader.here import Begin, Read
+from pipeline.reader.here import Read
 from pipeline.reader.index import Array
 from pipeline.reader.rows import RowReader
 from pipeline.reader.view import View
@@ -77,12 +78,13 @@ class Found:
 class BatchMaker:
     """Finds, reads and assembles clips of a view."""
 
-    def __init__(self, view: View, making: Making) -> None:
+    def __init__(self, view: View, making: Making, threads: int = 1) -> None:
+        """``threads``: how many read at once."""
         self._view, self._making = view, making
         self._contract = view.snapshot.contract
         self._names = needed_tensors(making.statistic, self._contract)
         self._memory = BatchMemory()
-        self.reader = RowReader(view.manifest.store, self._contract, view.disk_cache)
+        self.reader = RowReader(view.manifest.store, self._contract, view.disk_cache, threads)
 
     def find(self, group: int, numbers: Array, phase: int) -> list[Clip]:
         """Clips of a group by their numbers."""
@@ -119,8 +121,8 @@ class BatchMaker:
             for path, first, count in clip.rows:
                 self.reader.expect(path, first, count, self._names, size)
 
-    def submit(self, begin: Begin, clips: Sequence[Clip]) -> Pending:
-        """Start to read clips, at least one, all of one group."""
+    def submit(self, clips: Sequence[Clip], pool: Executor | None = None) -> Pending:
+        """Start to read clips, at least one, all of one group; without a pool ``gather`` reads."""
         group = clips[0].group
         shape = (len(clips), self._view.groups[group].clips.windows, *self.shape(group))
         given = self._memory.tensors(self._names, shape, self._contract.dtype)
@@ -132,7 +134,10 @@ class BatchMaker:
             at = 0
             for path, first, count in clip.rows:
                 into = {name: array[number, at : at + count] for name, array in arrays.items()}
-                reads[-1].append(begin(self.reader.read, path, first, into))
+                if pool is None:
+                    reads[-1].append(self.reader.later(path, first, into))
+                else:
+                    reads[-1].append(pool.submit(self.reader.read, path, first, into))
                 at += count
         return Pending(clips, tensors, reads)
 

@@ -24,7 +24,6 @@ from pipeline.reader.batches import Batch, BatchMaker, Clip, Found, Making, Pend
 from pipeline.reader.disk_cache import open_disk_cache
 from pipeline.reader.draw import Normalization, Statistic, needed_tensors
 from pipeline.reader.epoch import Epoch
-from pipeline.reader.here import Begin, Later
 from pipeline.reader.local import LocalFolder, default_folder
 from pipeline.reader.map_style import LatentMap
 from pipeline.reader.order import Division, Remainder
@@ -282,11 +281,10 @@ class LatentDataset(IterableDataset[Batch]):
         own = begun.worker is not None
         division = self._division(begun)
         steps = range(begun.steps + (0 if own else number), division.steps, workers)
-        maker = BatchMaker(self._view, self._making)
+        maker = BatchMaker(self._view, self._making, self._reads)
         remote = not self._view.manifest.store.local
         epoch = Epoch(maker, self.clips, self._seed, begun.epoch, self._shuffle)
         with ThreadPoolExecutor(self._reads) if remote else contextlib.nullcontext() as pool:
-            begin: Begin = Later if pool is None else pool.submit
             ahead: deque[tuple[int, range, int, Sequence[Clip], Pending | None]] = deque()
             todo = iter(steps)
 
@@ -294,7 +292,7 @@ class LatentDataset(IterableDataset[Batch]):
                 for step in itertools.islice(todo, 1 + self._prefetch - len(ahead)):
                     group, positions = division.batch(step, self.rank)
                     clips = epoch.clips(group, positions)
-                    pending = None if pool is None else maker.submit(begin, clips)
+                    pending = None if pool is None else maker.submit(clips, pool)
                     if pending is None:
                         maker.expect(clips)
                     ahead.append((group, positions, step, clips, pending))
@@ -306,7 +304,7 @@ class LatentDataset(IterableDataset[Batch]):
                         break
                     group, positions, step, clips, pending = ahead.popleft()
                     if pending is None:
-                        pending = maker.submit(begin, clips)
+                        pending = maker.submit(clips)
                     position = replace(begun, steps=step, worker=None)
                     found, skipped = self._found(maker, epoch, group, positions, pending)
                     batch = maker.assemble(found, begun.epoch)
@@ -341,7 +339,7 @@ class LatentDataset(IterableDataset[Batch]):
                 break
             at = (positions.stop + n) % size
             clips = epoch.clips(group, range(at, at + 1))
-            found = maker.gather(maker.submit(Later, clips), failures)
+            found = maker.gather(maker.submit(clips), failures)
         for error in failures:
             warnings.warn(f"skipped: {error}", stacklevel=2)
         if not found.clips:

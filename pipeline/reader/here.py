@@ -14,13 +14,6 @@ class Read(Protocol):
         """Do not begin it, if that is possible."""
 
 
-class Begin(Protocol):
-    """What begins a call of a function."""
-
-    def __call__(self, function: Callable[..., None], /, *arguments: Any) -> Read:
-        """The call that was begun."""
-
-
 class Later:
     """A call that is made by the one who wants its result."""
 

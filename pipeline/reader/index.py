@@ -8,6 +8,7 @@ records count by, 16 bytes each.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -75,7 +76,7 @@ class Group:
     begin: int
     stop: int
 
-    @property
+    @cached_property
     def bucket(self) -> Bucket:
         """The bucket."""
         return Bucket(self.height, self.width)

@@ -7,7 +7,6 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pipeline.reader.batches import Batch, BatchMaker, Making
-from pipeline.reader.here import Later
 from pipeline.reader.view import View
 
 
@@ -34,5 +33,5 @@ class LatentMap(Dataset[Batch]):
         group = next(n for n, end in enumerate(self._ends) if number < end)
         at = number - (self._ends[group - 1] if group else 0)
         clips = self._maker.find(group, np.array([at]), 0)
-        batch = self._maker.assemble(self._maker.gather(self._maker.submit(Later, clips)), 0)
+        batch = self._maker.assemble(self._maker.gather(self._maker.submit(clips)), 0)
         return {name: v if name == "bucket" else v[0] for name, v in batch.items()}

@@ -1,7 +1,7 @@
 """Where bytes of a shard go: straight into the memory of a batch, without a copy between."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 from pipeline.reader.index import Array
 
@@ -33,11 +33,14 @@ def memory(array: Array) -> memoryview:
     return array.data.cast("B")
 
 
-def adjoining(pieces: Sequence[Piece]) -> Iterator[Piece]:
-    """Pieces, those that adjoin put together."""
+def adjoining(pieces: Sequence[Piece], gap: int = 0) -> Iterator[Piece]:
+    """Pieces, those that follow each other no more than ``gap`` apart put together.
+
+    What lies between them goes into memory that nobody looks at.
+    """
     run: list[Piece] = []
     for piece in pieces:
-        if run and piece.begin != run[-1].end:
+        if run and not 0 <= piece.begin - run[-1].end <= gap:
             yield _joined(run)
             run = []
         run.append(piece)
@@ -48,4 +51,9 @@ def adjoining(pieces: Sequence[Piece]) -> Iterator[Piece]:
 def _joined(run: Sequence[Piece]) -> Piece:
     if len(run) == 1:
         return run[0]
-    return Piece(run[0].begin, tuple(chain.from_iterable(piece.into for piece in run)))
+    parts = [run[0].into]
+    for before, piece in pairwise(run):
+        if piece.begin > before.end:
+            parts.append((memoryview(bytearray(piece.begin - before.end)),))
+        parts.append(piece.into)
+    return Piece(run[0].begin, tuple(chain.from_iterable(parts)))

@@ -5,10 +5,10 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.contract import CONTRACT_PATH
-from pipeline.coverage import merge
 from pipeline.errors import StoreError, UserError
 from pipeline.reader.disk_cache import Data, DiskCache
-from pipeline.reader.pieces import Piece
+from pipeline.reader.pieces import Piece, adjoining
+from pipeline.reader.signed import SignedRanges
 from pipeline.storage import Store
 
 _UNSATISFIABLE = ("InvalidRange", "416")
@@ -51,9 +51,10 @@ class RemoteShard:
     """
 
     def __init__(
-        self, store: Store, path: str, cache: DiskCache | None, *, fresh: bool = False
+        self, ranges: SignedRanges, path: str, cache: DiskCache | None, *, fresh: bool = False
     ) -> None:
-        self._store, self.path, self._cache, self._fresh = store, path, cache, fresh
+        self._store, self._ranges = ranges.store, ranges
+        self.path, self._cache, self._fresh = path, cache, fresh
 
     def head(self, begin: int, end: int) -> bytes:
         """The bytes ``[begin, end)``, as far as there are any."""
@@ -74,15 +75,18 @@ class RemoteShard:
         Raises ``ValueError`` where the file ends before.
         """
         missing = [piece for piece in pieces if not self._fill(piece)]
-        for begin, end in merge(((piece.begin, piece.end) for piece in missing), gap):
-            data = memoryview(self._read(begin, end))
-            if len(data) != end - begin:
-                raise ValueError(f"it ends {end - begin - len(data)} bytes too early")
-            for piece in missing:
-                if begin <= piece.begin and piece.end <= end:
-                    part = data[piece.begin - begin : piece.end - begin]
-                    piece.fill(part)
-                    self._keep(f"{piece.begin}-{piece.end}", part)
+        for whole in adjoining(sorted(missing, key=lambda piece: piece.begin), gap):
+            self._fetch(whole)
+        for piece in missing if self._cache is not None else ():
+            self._keep(f"{piece.begin}-{piece.end}", b"".join(piece.into))
+
+    def _fetch(self, piece: Piece) -> None:
+        """Read a piece with one request; with more where that did not work."""
+        if not self._ranges.fill(self.path, piece):
+            data = memoryview(self._read(piece.begin, piece.end))
+            if len(data) != piece.end - piece.begin:
+                raise ValueError(f"it ends {piece.end - piece.begin - len(data)} bytes too early")
+            piece.fill(data)
 
     def _fill(self, piece: Piece) -> bool:
         """Read a piece from the disk cache, if it is there."""

@@ -10,11 +10,13 @@ from typing import Any
 from pipeline.contract import Contract
 from pipeline.errors import StoreError, UserError
 from pipeline.reader.disk_cache import DiskCache
-from pipeline.reader.files import Files, LocalShard
+from pipeline.reader.files import Files, HeldRead, LocalShard
+from pipeline.reader.here import Later, Read
 from pipeline.reader.index import Array
 from pipeline.reader.parquet import AnyShard, Footer, fill_decoded, fill_plain
 from pipeline.reader.pieces import Piece, memory
 from pipeline.reader.remote import RemoteShard
+from pipeline.reader.signed import SignedRanges
 from pipeline.shards import ShardError, column_prefixes, read_header, repair, shard_errors
 from pipeline.storage import Store
 
@@ -37,13 +39,16 @@ class RowReader:
     segments.
     """
 
-    def __init__(self, store: Store, contract: Contract, cache: DiskCache | None = None) -> None:
-        """``cache`` holds what was read of a store that is no folder."""
+    def __init__(
+        self, store: Store, contract: Contract, cache: DiskCache | None = None, threads: int = 1
+    ) -> None:
+        """``cache`` holds what was read of a store that is no folder; ``threads`` read at once."""
         self._store, self._cache = store, cache
         self._prefixes = column_prefixes(contract)
         self._headers: OrderedDict[str, Any] = OrderedDict()
         self._reading: dict[str, threading.Lock] = {}
         self._files = Files(store)
+        self._ranges = SignedRanges(store, threads)
 
     def read(self, path: str, first: int, into: Mapping[str, Array]) -> None:
         """Fill arrays ``(count, t, C, h, w)`` by statistic with the rows from ``first`` on.
@@ -56,7 +61,7 @@ class RowReader:
                 self._fill(LocalShard(self._files, path), first, into)
                 return
             try:
-                self._fill(RemoteShard(self._store, path, self._cache), first, into)
+                self._fill(RemoteShard(self._ranges, path, self._cache), first, into)
             except (FileNotFoundError, UserError):
                 raise
             except Exception:
@@ -64,7 +69,20 @@ class RowReader:
                     raise
                 # The disk cache may be to blame, or the shard was mended since.
                 self._headers.pop(path, None)
-                self._fill(RemoteShard(self._store, path, self._cache, fresh=True), first, into)
+                self._fill(RemoteShard(self._ranges, path, self._cache, fresh=True), first, into)
+
+    def later(self, path: str, first: int, into: Mapping[str, Array]) -> Read:
+        """``read``, by the one who asks for the result."""
+        plain = Later(self.read, path, first, into)
+        header, file = self._headers.get(path), self._files.opened(path)
+        if file is None or not isinstance(header, _Safetensors):
+            return plain
+        pieces, count = [], 0
+        for name, array in into.items():
+            count = len(array)
+            begin = header.begins[name] + first * (array.nbytes // count)
+            pieces.append(Piece(begin, (memory(array),)))
+        return HeldRead(file, pieces, plain) if 0 <= first <= header.rows - count else plain
 
     def expect(self, path: str, first: int, count: int, names: Sequence[str], size: int) -> None:
         """Have a disk bring in rows of ``size`` bytes that ``read`` will be asked for soon.
