@@ -102,11 +102,16 @@ def wall_share(costs: Sequence[Cost], of: Sequence[Cost]) -> float:
 
 
 def in_turns(turns: int, kinds: Mapping[str, Callable[[], Cost]]) -> dict[str, list[Cost]]:
-    """Each kind once in every turn, one after the other, so that all meet the same disturbances."""
-    costs: dict[str, list[Cost]] = {name: [] for name in kinds}
-    for _ in range(turns):
-        for name, kind in kinds.items():
-            costs[name].append(kind())
+    """Each kind once in every turn, one after the other, so that all meet the same disturbances.
+
+    Each turn begins with another: what comes first finds less in the caches below this machine.
+    """
+    names = list(kinds)
+    costs: dict[str, list[Cost]] = {name: [] for name in names}
+    for turn in range(turns):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            costs[name].append(kinds[name]())
     return costs
 
 

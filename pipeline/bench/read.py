@@ -10,17 +10,23 @@ written and published in a folder of its own, which is removed at the end. Then,
 process of its own and with one thread:
 
   reader       LatentDataset, statistic="moments", shuffled: the bytes as they are stored
-  drawn        the same with statistic="sample": draws from the posterior, which others do not make
+  reader, parquet
+               the same from a second cache with the other --format
+  drawn        as reader, with statistic="sample": draws from the posterior, which others do not
   webdataset, mds, litdata
                copies of the same samples through their own loaders, unshuffled; those that are
                installed (the extra `bench`, in a venv of its own)
   raw          the cache's shards from begin to end into one buffer of a batch's size
+  raw, shuffled
+               from S3: the same ranges in random order, as a shuffling trainer asks for them
 
 On a local disk first warm (all is in the page cache), then cold (POSIX_FADV_DONTNEED before every
-turn). From S3 raw is botocore's GetObject for ranges of a statistic of a sample, as many at once as
-the reader has; other loaders download whole shards to a disk first and are left out. `of raw` and
-`of best` (of the other loaders) are medians over the turns of samples a second, `CPU of raw` of
-samples a CPU second.
+turn). Every turn begins with another way: with a multiple of their number as --turns, each comes
+first as often as others, and none gains from what the machine below this one keeps of the files.
+From S3 raw is botocore's GetObject for ranges of a statistic of a sample, as many at once as the
+reader has; other loaders download whole shards to a disk first and are left out. `of raw`,
+`of shuffled` and `of best` (of the other loaders) are medians over the turns of samples a second,
+`CPU of raw` of samples a CPU second.
 
 --index-segments measures how long the first batch takes in a cache of so many segments, and memory
 over a whole epoch; see there.
@@ -58,7 +64,8 @@ from pipeline.errors import UserError
 from pipeline.report import human_bytes
 from pipeline.storage import Store, absolute
 
-RAW, READER, DRAWN = "raw", "reader", "drawn"
+RAW, SHUFFLED, READER, DRAWN = "raw", "raw, shuffled", "reader", "drawn"
+FORMATS = ("safetensors", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bytes", type=byte_size, default="2GB", metavar="SIZE", help="of samples, at least (2GB)"
     )
-    parser.add_argument("--format", choices=("safetensors", "parquet"), default="safetensors")
+    parser.add_argument("--format", choices=FORMATS, default="safetensors")
     parser.add_argument("--batch-size", type=positive, default=8, help="samples of a batch (8)")
     parser.add_argument("--reads", type=positive, default=16, help="requests to S3 at once (16)")
     parser.add_argument("--turns", type=positive, default=3, help="turns of each way (3)")
@@ -111,8 +118,17 @@ def benchmark_read(root: str, storage: StorageConfig, args: argparse.Namespace) 
             cold[name] = partial(_cold, Path(root), ready, work, *with_)
 
         add(RAW, prepare, raw_local if local else raw_s3, config, args.batch_size, args.reads)
-        for name, statistic in ((READER, "moments"), (DRAWN, "sample")):
-            add(name, prepare, read_cache, config, args.batch_size, args.reads, statistic)
+        if not local:
+            add(SHUFFLED, prepare, raw_s3, config, args.batch_size, args.reads, True)
+        other = next(name for name in FORMATS if name != args.format)
+        second = read_config(f"{root}/{other}", storage, other)
+        build_cache(second, args.bytes)
+        for name, read, statistic in (
+            (READER, config, "moments"),
+            (f"{READER}, {other}", second, "moments"),
+            (DRAWN, config, "sample"),
+        ):
+            add(name, prepare, read_cache, read, args.batch_size, args.reads, statistic)
         for name in PEERS if local else ():
             missing = why_missing(name)
             if missing is not None:
@@ -162,18 +178,20 @@ def _told(kind: str, costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:
     peers = [name for name in costs if name in PEERS]
     best = max(peers, key=lambda name: Rates.of(costs[name]).per_second, default=None)
     print(f"\n{kind}" + ("" if best is None else f"; the best of the other loaders is {best}"))
-    heads = ("samples / s", "CPU ms / sample", "memory", "of raw", "CPU of raw", "of best")
-    print(" " * 12 + " ".join(f"{head:>15}" for head in heads))
+    heads = ["samples / s", "CPU ms / sample", "memory", "of raw", "CPU of raw"]
+    heads += ["of shuffled", "of best"]
+    print(" " * 20 + " ".join(f"{head:>15}" for head in heads))
     shares: dict[str, dict[str, float | None]] = {}
     for name, turns in costs.items():
         rates = Rates.of(turns)
         own = shares[name] = {
             "of_raw": wall_share(turns, costs[RAW]),
             "cpu_of_raw": share(turns, costs[RAW]),
+            "of_shuffled": wall_share(turns, costs[SHUFFLED]) if SHUFFLED in costs else None,
             "of_best": None if best is None else wall_share(turns, costs[best]),
         }
         peak = "" if rates.peak_bytes is None else human_bytes(rates.peak_bytes)
         cells = [f"{rates.per_second:.0f}", f"{1000 / rates.per_cpu_second:.3f}", peak]
         cells += ["" if value is None else f"{value:.2f}" for value in own.values()]
-        print(f"{name:12}" + " ".join(f"{cell:>15}" for cell in cells))
+        print(f"{name:20}" + " ".join(f"{cell:>15}" for cell in cells))
     return {"ways": as_json(costs), "shares": shares, "best": best}

@@ -1,6 +1,7 @@
 """Our reader, and raw reading of the same bytes."""
 
 import os
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +15,12 @@ from pipeline.reader.draw import Statistic
 from pipeline.storage import Store, open_filesystem
 
 
-def prepare(config: Config, batch_size: int, reads: int, statistic: str = "moments") -> None:
+def prepare(config: Config, batch_size: int, reads: int, *_: object) -> None:
     """Load code, make what is shared by readers, and connect, before anything is measured."""
     import torch
 
     torch.set_num_threads(1)
-    next(iter(_dataset(config, batch_size, reads, statistic)))
+    next(iter(_dataset(config, batch_size, reads, "moments")))
 
 
 def read_cache(config: Config, batch_size: int, reads: int, statistic: str) -> int:
@@ -52,7 +53,7 @@ def raw_local(config: Config, batch_size: int, reads: int) -> int:
     return total // sample_bytes(config)
 
 
-def raw_s3(config: Config, batch_size: int, reads: int) -> int:
+def raw_s3(config: Config, batch_size: int, reads: int, shuffled: bool = False) -> int:
     """All shards by ranges of a statistic of a sample, ``reads`` at once; how many samples."""
     client = botocore.session.get_session().create_client(
         "s3",
@@ -73,6 +74,8 @@ def raw_s3(config: Config, batch_size: int, reads: int) -> int:
     for path in _shards(config):
         size = int(filesystem.size(path))
         parts += [(path, at, min(at + step, size)) for at in range(0, size, step)]
+    if shuffled:
+        random.Random(0).shuffle(parts)
     with ThreadPoolExecutor(reads) as pool:
         return sum(pool.map(get, parts)) // sample_bytes(config)
 

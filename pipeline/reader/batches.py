@@ -83,6 +83,10 @@ class BatchMaker:
         self._view, self._making = view, making
         self._contract = view.snapshot.contract
         self._names = needed_tensors(making.statistic, self._contract)
+        self._shapes = [
+            latent_shape(self._contract, chosen.group.bucket, chosen.group.frames)
+            for chosen in view.groups
+        ]
         self._memory = BatchMemory()
         self.reader = RowReader(view.manifest.store, self._contract, view.disk_cache, threads)
 
@@ -93,13 +97,13 @@ class BatchMaker:
         found = []
         for record, offset in selection.locate(numbers, phase):
             pieces = selection.pieces(index.records, record, offset)
-            head, tail = index.record(record), index.record(pieces[-1].record)
+            parts = [index.record(piece.record) for piece in pieces]
+            head, tail = parts[0], parts[-1]
             ends = pieces[-1].offset + pieces[-1].windows == tail.windows
             missing = chosen.group.frames - tail.last_valid if ends else 0
             rows = tuple(
                 (index.shard_path(chosen.group, part.shard), part.first_row + p.offset, p.windows)
-                for p in pieces
-                for part in (index.record(p.record),)
+                for p, part in zip(pieces, parts, strict=True)
             )
             first = head.first_frame + offset * head.step
             if offset and offset == head.windows - 1:
@@ -110,8 +114,7 @@ class BatchMaker:
 
     def shape(self, group: int) -> tuple[int, int, int, int]:
         """Shape of one window's latents."""
-        chosen = self._view.groups[group].group
-        return latent_shape(self._contract, chosen.bucket, chosen.frames)
+        return self._shapes[group]
 
     def expect(self, clips: Sequence[Clip]) -> None:
         """Clips of a local cache, of one group, that will be read soon."""
@@ -165,14 +168,12 @@ class BatchMaker:
         chosen, shape = self._view.groups[group], self.shape(group)
         windows = chosen.clips.windows
         ids = [self._view.index.source_id(clip.source) for clip in clips]
+        bucket = chosen.group.bucket.name
         batch: Batch = {
             **self._latents(found.tensors, clips, epoch),
-            "ids": [
-                f"{i}:{chosen.group.bucket.name}:{c.first_frame}"
-                for i, c in zip(ids, clips, strict=True)
-            ],
+            "ids": [f"{i}:{bucket}:{c.first_frame}" for i, c in zip(ids, clips, strict=True)],
             "source_ids": ids,
-            "bucket": chosen.group.bucket.name,
+            "bucket": bucket,
             "first_frames": torch.tensor([clip.first_frame for clip in clips]),
             "fps": torch.tensor([clip.fps for clip in clips]),
             "valid_frames": torch.tensor([clip.valid_frames for clip in clips]),

@@ -310,7 +310,7 @@ class LatentDataset(IterableDataset[Batch]):
                     batch = maker.assemble(found, begun.epoch)
                     if self._on_damage == "skip":
                         batch["skipped"] = skipped
-                    batch["position"] = asdict(position)
+                    batch["position"] = dict(vars(position))
                     del pending, found
                     if info is None:
                         self._own = self._after(position)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import botocore.config
@@ -83,15 +84,22 @@ class SignedRanges:
             if len(self._urls) >= _KEPT_URLS:
                 self._urls.clear()
         bucket, key, _ = filesystem.split_path(full)
-        url = self._client.generate_presigned_url(
-            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=_SIGNED_SECONDS
+        params = {"Bucket": bucket, "Key": key}
+        url = str(
+            self._client.generate_presigned_url(
+                "get_object", Params=params, ExpiresIn=_SIGNED_SECONDS
+            )
         )
         self._urls[path] = url, now
         return url
 
 
+@lru_cache(maxsize=8)
 def _client(filesystem: Any, connections: int) -> Any:
-    """A client with the settings of an s3fs filesystem."""
+    """A client with the settings of an s3fs filesystem, of which each process has its own.
+
+    It is kept: making one takes as long as reading 100 MB.
+    """
     config = dict(filesystem.config_kwargs)
     config["max_pool_connections"] = connections
     # By itself botocore signs URLs of older regions in a way that encrypted objects refuse.

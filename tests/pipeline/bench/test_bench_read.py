@@ -93,7 +93,7 @@ def test_the_command(tmp_path, capsys):
     assert found["samples"] == 12
     for kind in ("warm", "cold"):
         ways = found[kind]["ways"]
-        assert {"raw", "reader", "drawn", "webdataset"} <= set(ways)
+        assert {"raw", "reader", "reader, parquet", "drawn", "webdataset"} <= set(ways)
         for name, way in ways.items():
             (turn,) = way["turns"]
             assert turn["units"] == 12
@@ -119,7 +119,9 @@ def test_s3(s3, s3_prefix, monkeypatch, capsys):
         assert raw_s3(config, 5, 4) == read_cache(config, 5, 4, "moments") == 12
     assert benchmark.main(["read", f"s3://{s3_prefix}", "--bytes", "1", "--turns", "1"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(found["s3"]["ways"]) == {"raw", "reader", "drawn"}
+    wanted = {"raw", "raw, shuffled", "reader", "reader, parquet", "drawn"}
+    assert set(found["s3"]["ways"]) == wanted
+    assert found["s3"]["shares"]["raw, shuffled"]["of_shuffled"] == 1
     assert not [path for path in s3.filesystem().find(s3_prefix) if "benchmark" in path]
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.reader import files as module
-from pipeline.reader.files import Files, LocalShard
+from pipeline.reader.files import Files, HeldRead, LocalShard
+from pipeline.reader.here import Later
 from pipeline.reader.pieces import Piece, adjoining, memory
 from pipeline.storage import Store
 from tests.pipeline.helpers import LOCAL
@@ -104,3 +105,33 @@ def test_files_are_closed(tmp_path, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) <= before + 2  # noqa: PTH208
     del files
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_memory_holds_is_read_at_once(shard, monkeypatch, held):
+    """And all of it in the patient way where something lacks."""
+    real = os.preadv
+    (first, second), (a, b) = pieces((0, 10), (3000, 5000))
+    patient = Later(shard.fill, (first, second))
+
+    def preadv(file, buffers, at, flags=0):
+        if not flags and held:
+            raise AssertionError("it was read in another way")
+        return real(file, buffers, at) if held or not flags or not at else 7
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    HeldRead(shard._files.get("a"), (first, second), patient).result()
+    assert (a.tobytes(), b.tobytes()) == (DATA[:10], DATA[3000:])
+
+
+def test_pieces_with_gaps():
+    given, arrays = pieces((0, 10), (15, 20), (30, 31))
+    joined, alone = adjoining(given, gap=5)
+    assert (joined.begin, joined.end, alone) == (0, 20, given[2])
+    joined.fill(memoryview(DATA)[:20])
+    assert (arrays[0].tobytes(), arrays[1].tobytes()) == (DATA[:10], DATA[15:20])
+    assert [(piece.begin, piece.end) for piece in adjoining(given[::-1], gap=50)] == [
+        (30, 31),
+        (15, 20),
+        (0, 10),
+    ]
