@@ -18,6 +18,16 @@ class BatchMemory:
     def __init__(self) -> None:
         self._pool = MemoryPool(_KEPT_BYTES)
 
+    def scratch(self, shape: Sequence[int]) -> torch.Tensor:
+        """A tensor of float32 of this process alone.
+
+        From malloc, tensors of this size would scatter its heap, which then grows from epoch to
+        epoch.
+        """
+        return torch.from_numpy(self._pool.empty((4 * math.prod(shape),)).view(np.float32)).view(
+            *shape
+        )
+
     def tensors(self, names: Sequence[str], shape: Sequence[int], dtype: str) -> list[torch.Tensor]:
         """A tensor for each name; ``dtype`` as NumPy calls it.
 

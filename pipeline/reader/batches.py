@@ -194,7 +194,8 @@ class BatchMaker:
             return made
         latents = stacked[self._names[0]]
         if len(self._names) == 2:
-            latents = draw(latents, stacked["logvar"], [self._seeds(c, epoch) for c in clips])
+            mean, latents = latents, self._memory.scratch(latents.shape)
+            draw(latents, mean, stacked["logvar"], [self._seeds(c, epoch) for c in clips])
         if making.normalization is not None:
             latents = making.normalization.apply(latents)
         if making.dtype is None:

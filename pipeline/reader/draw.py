@@ -77,13 +77,21 @@ def noise_seed(seed: int, epoch: int, source: bytes, bucket: str, first_frame: i
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
 
 
-def draw(mean: torch.Tensor, logvar: torch.Tensor, seeds: Sequence[Sequence[int]]) -> torch.Tensor:
-    """mean + std * noise, float32, for clips ``(batch, windows, t, C, h, w)``; a seed a window."""
-    latents = torch.empty(mean.shape, dtype=torch.float32)
+def draw(
+    latents: torch.Tensor,
+    mean: torch.Tensor,
+    logvar: torch.Tensor,
+    seeds: Sequence[Sequence[int]],
+) -> None:
+    """Put mean + std * noise into ``latents``, float32; a seed a window.
+
+    All are ``(batch, windows, t, C, h, w)``. One window after the other, so that little memory is
+    taken beside them.
+    """
     generator = torch.Generator()
-    for clip, row in zip(latents, seeds, strict=True):
-        for window, seed in zip(clip, row, strict=True):
-            generator.manual_seed(seed)
-            window.normal_(generator=generator)
-    std = logvar.to(torch.float32).mul_(0.5).exp_()
-    return latents.mul_(std).add_(mean)
+    rows = (seed for row in seeds for seed in row)
+    tensors = (tensor.flatten(0, 1) for tensor in (latents, mean, logvar))
+    for seed, window, middle, spread in zip(rows, *tensors, strict=True):
+        generator.manual_seed(seed)
+        window.normal_(generator=generator)
+        window.mul_(spread.to(torch.float32).mul_(0.5).exp_()).add_(middle)
