@@ -10,6 +10,8 @@ written and published in a folder of its own, which is removed at the end. Then,
 process of its own and with one thread:
 
   reader       LatentDataset, statistic="moments", shuffled: the bytes as they are stored
+  reader, in order
+               the same with shuffle=False, as raw and the other loaders read
   reader, parquet
                the same from a second cache with the other --format
   drawn        as reader, with statistic="sample": draws from the posterior, which others do not
@@ -123,12 +125,13 @@ def benchmark_read(root: str, storage: StorageConfig, args: argparse.Namespace) 
         other = next(name for name in FORMATS if name != args.format)
         second = read_config(f"{root}/{other}", storage, other)
         build_cache(second, args.bytes)
-        for name, read, statistic in (
-            (READER, config, "moments"),
-            (f"{READER}, {other}", second, "moments"),
-            (DRAWN, config, "sample"),
+        for name, read, statistic, shuffle in (
+            (READER, config, "moments", True),
+            (f"{READER}, in order", config, "moments", False),
+            (f"{READER}, {other}", second, "moments", True),
+            (DRAWN, config, "sample", True),
         ):
-            add(name, prepare, read_cache, read, args.batch_size, args.reads, statistic)
+            add(name, prepare, read_cache, read, args.batch_size, args.reads, statistic, shuffle)
         for name in PEERS if local else ():
             missing = why_missing(name)
             if missing is not None:

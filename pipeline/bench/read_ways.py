@@ -23,19 +23,24 @@ def prepare(config: Config, batch_size: int, reads: int, *_: object) -> None:
     next(iter(_dataset(config, batch_size, reads, "moments")))
 
 
-def read_cache(config: Config, batch_size: int, reads: int, statistic: str) -> int:
-    """One epoch of all samples, shuffled; how many there were."""
-    dataset = _dataset(config, batch_size, reads, statistic)
+def read_cache(
+    config: Config, batch_size: int, reads: int, statistic: str, shuffle: bool = True
+) -> int:
+    """One epoch of all samples; how many there were."""
+    dataset = _dataset(config, batch_size, reads, statistic, shuffle)
     return sum(len(batch["ids"]) for batch in dataset)
 
 
-def _dataset(config: Config, batch_size: int, reads: int, statistic: str) -> Any:
+def _dataset(
+    config: Config, batch_size: int, reads: int, statistic: str, shuffle: bool = True
+) -> Any:
     from pipeline.reader.dataset import LatentDataset
 
     return LatentDataset(
         config.output.uri,
         batch_size=batch_size,
         statistic=cast(Statistic, statistic),
+        shuffle=shuffle,
         reads=reads,
         prefetch=max(2, -(-reads // batch_size)),
         storage=config.storage,

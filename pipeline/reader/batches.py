@@ -1,9 +1,10 @@
 """Clips as tensors: which rows a clip needs, and what is made of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from pipeline.reader.batch_memory import BatchMemory
 from pipeline.reader.draw import Normalization, Statistic, draw, needed_tensors, noise_seed
-from pipeline.reader.here import Read
+from pipeline.reader.here import Part, Read, Together
 from pipeline.reader.index import Array
 from pipeline.reader.rows import RowReader
 from pipeline.reader.view import View
@@ -19,6 +20,8 @@ from pipeline.recipe import latent_shape
 from pipeline.shards import ShardError
 
 Batch = dict[str, Any]
+
+_Begin = Callable[[str, int, dict[str, Array]], Read]
 
 Rows = tuple[str, int, int]
 """Shard, first row, number of rows."""
@@ -73,6 +76,33 @@ class Found:
 
     clips: Sequence[Clip]
     tensors: dict[str, torch.Tensor]
+
+
+def _each(
+    begin: _Begin,
+    clip: Clip,
+    number: int,
+    arrays: Mapping[str, Array],
+) -> list[Read]:
+    """A read for each of the rows of a clip, into its place in the batch."""
+    reads, at = [], 0
+    for path, first, count in clip.rows:
+        into = {name: array[number, at : at + count] for name, array in arrays.items()}
+        reads.append(begin(path, first, into))
+        at += count
+    return reads
+
+
+def _following(clips: Sequence[Clip]) -> Iterator[range]:
+    """Runs of clips, of one piece each, whose rows follow each other in one shard."""
+    start = 0
+    for number in range(1, len(clips) + 1):
+        if number < len(clips):
+            *others, (path, first, count) = clips[number - 1].rows
+            if not others and clips[number].rows == ((path, first + count, count),):
+                continue
+        yield range(start, number)
+        start = number
 
 
 class BatchMaker:
@@ -131,18 +161,33 @@ class BatchMaker:
         given = self._memory.tensors(self._names, shape, self._contract.dtype)
         tensors = dict(zip(self._names, given, strict=True))
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        reads: list[list[Read]] = []
-        for number, clip in enumerate(clips):
-            reads.append([])
-            at = 0
-            for path, first, count in clip.rows:
-                into = {name: array[number, at : at + count] for name, array in arrays.items()}
-                if pool is None:
-                    reads[-1].append(self.reader.later(path, first, into))
-                else:
-                    reads[-1].append(pool.submit(self.reader.read, path, first, into))
-                at += count
+        reads: list[Sequence[Read]] = []
+        if pool is None:
+            for run in _following(clips):
+                reads += self._together(clips, run, arrays)
+        else:
+            submit = pool.submit
+
+            def begin(path: str, first: int, into: dict[str, Array]) -> Read:
+                return submit(self.reader.read, path, first, into)
+
+            reads += [_each(begin, clip, number, arrays) for number, clip in enumerate(clips)]
         return Pending(clips, tensors, reads)
+
+    def _together(
+        self, clips: Sequence[Clip], run: range, arrays: Mapping[str, Array]
+    ) -> list[Sequence[Read]]:
+        """Reads of clips that follow each other in a shard, for each of them."""
+        alone = [partial(_each, self.reader.later, clips[n], n, arrays) for n in run]
+        if len(run) == 1:
+            return [alone[0]()]
+        path, first, _ = clips[run.start].rows[0]
+        into = {
+            name: array[run.start : run.stop].reshape(-1, *array.shape[2:])
+            for name, array in arrays.items()
+        }
+        whole = Together(self.reader.later(path, first, into))
+        return [[Part(whole, reads)] for reads in alone]
 
     def gather(self, pending: Pending, failures: list[ShardError] | None = None) -> Found:
         """The clips that were read. Raises ``ShardError``, or puts it into ``failures``."""

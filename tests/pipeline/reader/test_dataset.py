@@ -18,6 +18,7 @@ from pipeline.identity import stable_hash
 from pipeline.reader.build import publish_index
 from pipeline.reader.draw import Normalization
 from pipeline.reader.index import RECORD
+from pipeline.reader.rows import RowReader
 from pipeline.shards import ShardError
 from tests.pipeline.helpers import SMALL, WIDE
 from tests.pipeline.maintain.builder import Builder
@@ -286,6 +287,43 @@ def test_images_and_padded_windows(tmp_path):
     assert [b["latents"].shape for b in batches(images)] == [(1, 1, 2, 2, 2)] * 3
     both = LatentDataset(cache.uri, clip_frames=[1, 34], **options)
     assert both.clips == {"h32w32x1": 3, "h32w32x34": 2 + 1 + 3}
+
+
+@pytest.mark.parametrize("clip_frames", [17, 34])
+def test_in_order_neighbours_are_read_together(cache, make, monkeypatch, clip_frames):
+    read: list[int] = []
+    whole = RowReader.later
+
+    def later(reader, path, first, into):
+        read.append(sum(len(array) for array in into.values()))
+        return whole(reader, path, first, into)
+
+    monkeypatch.setattr(RowReader, "later", later)
+    options = {"clip_frames": clip_frames, "statistic": "mean", "clip_stride": None}
+    found = batches(make(shuffle=False, batch_size=3, **options))
+    reads, clips = len(read), sum(len(batch["ids"]) for batch in found)
+    assert reads < clips
+    assert max(read) == 3 * clip_frames // 17
+    for batch in found:
+        for number, latents in enumerate(batch["latents"]):
+            assert torch.equal(latents, expected(cache, batch, number))
+
+
+def test_of_neighbours_only_the_damaged_are_skipped(tmp_path):
+    cache = Builder(tmp_path / "cache")
+    cache.encode({(stable_hash("f"), 1): 7})
+    cache.publish()
+    row = cache.open().samples().slice(0, 1).to_pylist()[0]
+    path = Path(cache.uri) / row["shard"]
+    os.truncate(path, path.stat().st_size - 1)  # the last window's last statistic
+    options = {"local_dir": tmp_path / "local", "statistic": "moments", "shuffle": False}
+    dataset = LatentDataset(cache.uri, on_damage="skip", batch_size=7, **options)
+    with pytest.warns(UserWarning, match="skipped: .*row 6"):
+        [batch] = batches(dataset)
+    assert batch["skipped"] == 1
+    assert batch["first_frames"].tolist() == [17 * n for n in range(6)]
+    with pytest.raises(ShardError, match="row 6"):
+        batches(LatentDataset(cache.uri, batch_size=7, **options))
 
 
 def test_skipping_damage(tmp_path):
