@@ -47,6 +47,7 @@ def head(ray_folder: str) -> Iterator[str]:
         *(RAY, "start", "--head", "--block", f"--port={_free_port()}"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir={ray_folder}"),
         *("--num-cpus=2", "--num-gpus=2", "--object-store-memory=300000000"),
+        f"--dashboard-agent-listen-port={_free_port()}",  # another head may have the default one
     ]
     process = subprocess.Popen(
         command,
