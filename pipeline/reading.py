@@ -185,6 +185,13 @@ def source_error(uri: str, error: Exception) -> SourceError:
     return SourceError(Reason.UNREADABLE, f"{uri}: {type(error).__name__}: {error}")
 
 
+def file_remedy(error: SourceError) -> str:
+    """What a user can do about a file of theirs, other than a source, that cannot be read."""
+    if error.reason is Reason.UNREADABLE:
+        return "check permissions, credentials (AWS_ACCESS_KEY_ID, …), endpoint and region"
+    return "name a readable file"
+
+
 def fetch_file(uri: str, storage: StorageConfig, folder: Path) -> Path:
     """A local path of ``uri``: itself if local, else a download into ``folder`` (kept by version).
 
@@ -198,7 +205,7 @@ def fetch_file(uri: str, storage: StorageConfig, folder: Path) -> Path:
     try:
         version, _ = stat_source(uri, storage)
     except SourceError as error:
-        raise UserError(f"{error.message}; name a readable file") from error
+        raise UserError(f"{error.message}; {file_remedy(error)}") from error
     suffix = Path(uri).suffix
     target = folder / f"{tokenize(uri, version)}{suffix}"
     if not target.exists():

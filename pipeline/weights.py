@@ -13,7 +13,7 @@ from fsspec.utils import tokenize
 from pipeline.config import Config, LatentsConfig, StorageConfig, VAESection, WidthsConfig
 from pipeline.contract import FORMAT_VERSION, Contract
 from pipeline.errors import SourceError, UserError
-from pipeline.reading import fetch_file, open_source, stat_source
+from pipeline.reading import fetch_file, file_remedy, open_source, stat_source
 from pipeline.storage import protocol_of
 from pipeline.windows import WINDOW_FRAMES
 from vae import (
@@ -175,7 +175,7 @@ def encoder_file(uri: str, storage: StorageConfig) -> Path:
             if not target.exists():
                 _fetch_encoder(uri, version, storage, target)
     except SourceError as error:
-        raise UserError(f"{error.message}; name a readable file") from error
+        raise UserError(f"{error.message}; {file_remedy(error)}") from error
     except CheckpointError as error:
         raise UserError(f"vae.checkpoint {uri}: {error}") from error
     except OSError as error:
@@ -216,7 +216,7 @@ def _open_header(uri: str, storage: StorageConfig) -> Iterator[SafetensorsFile]:
         ):
             yield file
     except SourceError as error:
-        raise UserError(f"{error.message}; name a readable file") from error
+        raise UserError(f"{error.message}; {file_remedy(error)}") from error
 
 
 @contextmanager

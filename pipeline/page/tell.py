@@ -154,7 +154,10 @@ def _versions(text: str) -> str:
 def _windows(origin: Origin, checked: Sequence[Checked]) -> str:
     states = {each.sample_id: each for each in checked}
     windows = origin.windows()
-    lines = [f"{len(windows)} windows" if len(windows) != 1 else "1 window"]
+    count = f"{len(windows)} windows" if len(windows) != 1 else "1 window"
+    if len(checked) < len(windows):
+        count += f", the stored bytes of {len(checked)} were read (--max-windows N: of N)"
+    lines = [count]
     for sample_id, _, pick in windows[:_SHOWN]:
         when = f"{pick.first_frame / pick.fps:.2f} s" if pick.fps else f"frame {pick.first_frame}"
         real = f", {pick.valid_frames} of {pick.frames} frames real" if pick.padded else ""

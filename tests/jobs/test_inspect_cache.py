@@ -65,6 +65,16 @@ def test_a_source_by_each_of_its_names(cache, capsys, clip):
         assert "brought by       snapshot 1" in out
 
 
+def test_how_many_windows_were_read_is_told(cache, capsys):
+    _, out, _ = run(capsys, cache, "clip-1")
+    count = len(last(out)["windows"])
+    assert count > len(last(out)["checked"]) == 4
+    assert f"{count} windows, the stored bytes of 4 were read" in out
+    _, out, _ = run(capsys, cache, "clip-1", "--max-windows", str(count))
+    assert len(last(out)["checked"]) == count
+    assert "were read" not in out
+
+
 def test_a_sample_is_shown_as_pictures_and_a_video(cache, capsys, tmp_path):
     opened = LatentCache.open(str(cache))
     rows = [r for r in opened.samples().to_pylist() if r["frames"] == 17]

@@ -12,7 +12,15 @@ from s3fs.utils import FileExpired
 from pipeline import reading
 from pipeline.config import StorageConfig
 from pipeline.errors import Reason, SourceError, UserError
-from pipeline.reading import BLOCKS, Source, fetch_file, open_source, source_error, stat_source
+from pipeline.reading import (
+    BLOCKS,
+    Source,
+    fetch_file,
+    file_remedy,
+    open_source,
+    source_error,
+    stat_source,
+)
 from pipeline.retry import Retry
 from pipeline.storage import version_of
 
@@ -309,3 +317,8 @@ def test_fetching_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         fetch_file(str(tmp_path / "w.safetensors"), LOCAL, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_a_store_refuses_wants_other_advice():
+    assert file_remedy(SourceError(Reason.MISSING, "gone")) == "name a readable file"
+    assert "credentials" in file_remedy(SourceError(Reason.UNREADABLE, "NoCredentialsError"))
