@@ -251,7 +251,7 @@ class _Job:
         packs = packs_per_shard(self.config, recipe.contract, forecast, plan.packs)
         begun, tally = time.monotonic(), committer.tally
         meter, form = self.runner.meter, self.options.log_format
-        with ProgressLine(forecast.windows, meter, form) as progress:
+        with ProgressLine(forecast.windows, meter, form, forecast.seconds) as progress:
             if cells:
                 committer.commit()  # what is carried over is there for all cells
                 self.supervise(cells, recipe, packs, measured, committer, progress)

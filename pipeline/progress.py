@@ -37,12 +37,14 @@ def human_seconds(seconds: float) -> str:
 class ProgressLine:
     """Windows done of windows expected: a live bar on a terminal, else a line every 10 seconds.
 
-    ``form`` ``json`` wants lines everywhere. ``meter`` is told as often.
+    ``form`` ``json`` wants lines everywhere. ``meter`` is told as often. Windows count once their
+    shard is written; until the first is, the time left follows from ``forecast_seconds``, if given.
     """
 
     total: int
     meter: Meter = SILENT
     form: LogFormat = "text"
+    forecast_seconds: float | None = None
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     _bar: Progress | None = None
     _task: TaskID | None = None
@@ -87,8 +89,12 @@ class ProgressLine:
         rate = tally.windows / seconds
         left = self.total - tally.windows - tally.kept
         eta = left / rate if rate and left > 0 else None
+        origin = ""
+        forecast = self.forecast_seconds or 0.0
+        if not tally.windows + tally.kept and seconds < forecast:
+            eta, origin = forecast - seconds, " by the forecast, no shard yet"
         kept = f", kept {tally.kept}" if tally.kept else ""
-        ends = "" if eta is None else f", {human_seconds(eta)} left"
+        ends = "" if eta is None else f", {human_seconds(eta)} left{origin}"
         tell(
             f"encoded {tally.windows}{kept} of about {self.total} windows, {rate:.2f}/s{ends}; "
             f"sources: {state or 'none ended'}",

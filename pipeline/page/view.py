@@ -175,11 +175,19 @@ def stages(run: Run) -> list[Stage]:
     moved = report.get("frame_bytes_per_second")
     if moved:
         found.append(
-            Stage("decode → encode", f"{wording.size(moved)}/s", "frames that went into encoders")
+            Stage(
+                "decode → encode",
+                f"{wording.size(moved)}/s",
+                "frames into encoders, at the pipeline's pace",
+            )
         )
     if run.rate:
         found.append(
-            Stage("pipeline", wording.figure(run.rate, "windows/s"), "encoded, start-up apart")
+            Stage(
+                "pipeline",
+                wording.figure(run.rate, "windows/s"),
+                "without each encoder's first pack",
+            )
         )
     if run.encoder_rate:
         found.append(
@@ -194,7 +202,8 @@ def stages(run: Run) -> list[Stage]:
         found.append(Stage("each encoder", rate, "over the whole execution, waiting included"))
     if run.encode_seconds and report.get("bytes"):
         rate = f"{wording.size(report['bytes'] / run.encode_seconds)}/s"
-        found.append(Stage("write", rate, _so_many(report.get("shards") or 0, "shard")))
+        shards = _so_many(report.get("shards") or 0, "shard")
+        found.append(Stage("write", rate, f"{shards}, over the whole time of encoding"))
     if report.get("driver_seconds_per_pack"):
         rate = wording.figure(report["driver_seconds_per_pack"] * 1000, "ms a pack")
         found.append(

@@ -101,3 +101,20 @@ def test_lines_come_also_while_nothing_does(monkeypatch):
     with logging_to_stderr("text", stream), ProgressLine(4, stream=stream) as progress:
         progress._stop.wait(0.5)
     assert "encoded 0 of about 4 windows, 0.00/s; sources: none ended" in stream.getvalue()
+
+
+def test_before_the_first_shard_the_forecast_tells_what_is_left(clock):
+    stream = io.StringIO()
+    with (
+        logging_to_stderr("text", stream),
+        ProgressLine(50, stream=stream, forecast_seconds=25) as progress,
+    ):
+        for seconds, tally in ((10, Tally()), (20, Tally()), (10, Tally(windows=10))):
+            clock.now += seconds
+            progress.update(tally)
+    assert stream.getvalue().splitlines() == [
+        "encoded 0 of about 50 windows, 0.00/s, 15 s left by the forecast, no shard yet; "
+        "sources: none ended",
+        "encoded 0 of about 50 windows, 0.00/s; sources: none ended",
+        "encoded 10 of about 50 windows, 0.25/s, 3 min left; sources: none ended",
+    ]
