@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +74,10 @@ class Source:
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to ``offset``; the new position."""
-        return int(self._file.seek(offset, whence))
+        try:
+            return int(self._file.seek(offset, whence))
+        except Exception as error:  # what cannot seek says so in ways of its own
+            raise source_error(self._uri, error) from error
 
     def tell(self) -> int:
         """The current position."""
@@ -115,7 +119,9 @@ def _open(
     retry = Retry(storage.retry_seconds)
     filesystem, path = open_filesystem(uri, storage)
     if protocol_of(uri) == "file":
-        local = stack.enter_context(Path(path).open("rb"))  # noqa: SIM115
+        local = stack.enter_context(open(path, "rb", opener=_without_waiting))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(local.fileno()).st_mode):
+            raise SourceError(Reason.MISSING, f"{uri} is not a regular file")
 
         def local_version() -> str:
             found = os.fstat(local.fileno())
@@ -142,6 +148,11 @@ def _open(
     if place is not None:
         remote = span_of(remote, place, block, count)
     return Source(uri, remote, retry, lambda: version_of(retry.call(lambda: filesystem.info(path))))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to would keep the run waiting for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_whole(remote: Any, etag: str, retry: Retry) -> bytes:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -63,6 +64,35 @@ def test_a_local_file_of_another_version_is_not_read(tmp_path):
     assert reason_of(read) is Reason.SOURCE_CHANGED
     with open_source(str(path), None, LOCAL) as source:  # the dataset's own version is no promise
         assert source.read() == DATA + b"more"
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_not_read(tmp_path, what):
+    """A named pipe would keep the run waiting for a writer, and a device has no end."""
+    path = tmp_path / "a.mp4"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+
+    def read():
+        with open_source(str(path), None, LOCAL):
+            pytest.fail("opened")
+
+    assert reason_of(read) is Reason.MISSING
+
+
+def test_a_file_that_cannot_seek_is_unreadable():
+    """An HTTP server that tells no length gives one."""
+
+    class Stream(io.BytesIO):
+        def seek(self, offset, whence=0):
+            raise ValueError("Cannot seek streaming HTTP file")
+
+    source = Source("http://host/a.mp4", Stream(DATA), Retry(0), lambda: "1")
+    assert reason_of(lambda: source.seek(0, io.SEEK_END)) is Reason.UNREADABLE
 
 
 @pytest.mark.parametrize("how", ["longer", "shorter", "touched"])
