@@ -52,9 +52,11 @@ class Files:
 def orphans(manifest: Manifest, files: Files, named: Collection[str]) -> list[str]:
     """Shards that no row names in any state that was published, nor in the ``named`` ones.
 
-    States are read from the newest on, for as long as there is a shard to explain.
+    One that lies in another folder than it is named in is misplaced, not orphaned. States are read
+    from the newest on, for as long as there is a shard to explain.
     """
-    left = set(files.shards).difference(named)
+    misplaced = {files.elsewhere(path) for path in set(named).difference(files.shards)}
+    left = set(files.shards).difference(named, misplaced)
     read: set[int] = set()
     for number in reversed(manifest.snapshot_numbers()):
         if not left:
