@@ -13,6 +13,7 @@ from botocore.exceptions import NoCredentialsError
 
 from pipeline.columns import user_columns
 from pipeline.config import Config
+from pipeline.config_types import PASSWORD
 from pipeline.errors import SourceError, UserError
 from pipeline.identity import source_id
 from pipeline.inventory import inventory_versions
@@ -177,6 +178,12 @@ def _resolve(videos: pa.ChunkedArray, dataset_uri: str) -> pa.ChunkedArray:
     row = pc.index(empty, True).as_py()
     if row >= 0:
         raise UserError(f"{dataset_uri}: row {row + 1} names no video; fill or remove the row")
+    row = pc.index(pc.match_substring_regex(videos, PASSWORD), True).as_py()
+    if row >= 0:  # URIs are kept in tables, and told
+        raise UserError(
+            f"{dataset_uri}: the video of row {row + 1} is a URI with a user name and password; "
+            "put credentials into the environment, and leave them out of the list"
+        )
     scheme, remote, path = absolute(dataset_uri).rpartition("://")
     folder = f"{scheme}{remote}{posixpath.dirname(path)}"
     return _in_batches(

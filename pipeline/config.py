@@ -3,7 +3,6 @@
 import copy
 import difflib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +22,7 @@ from pydantic import (
 from pipeline.buckets import Bucket, ResizeFilter, ResizePolicy
 from pipeline.config_canary import Canary, Decibels
 from pipeline.config_decode import DecodeConfig
-from pipeline.config_types import ByteSize, Device, Section, parse_bytes
+from pipeline.config_types import ByteSize, Device, Place, Section, Uri, parse_bytes
 from pipeline.errors import UserError
 from pipeline.windows import TailPolicy
 
@@ -45,25 +44,6 @@ def _parse_auto(value: object) -> object:
     if isinstance(value, str) and value != "auto":
         raise ValueError("write a number, or auto")
     return None if value == "auto" else value
-
-
-def _refuse_credentials(value: str) -> str:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/@]*:[^/@]*@", value):
-        scheme = value.split("://", 1)[0]
-        raise ValueError(
-            f"the {scheme}:// URI holds a user name and password; "
-            "put credentials into the environment"
-        )
-    return value
-
-
-def _absolute(value: str) -> str:
-    """A local path from the root: workers and cluster nodes have other working directories."""
-    return value if "://" in value else str(Path(value).expanduser().absolute())
-
-
-Uri = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
-Place = Annotated[Uri, AfterValidator(_absolute)]
 
 
 class ColumnNames(Section):

@@ -256,6 +256,13 @@ def test_a_row_without_a_video(listed, video):
     assert "row 2 names no video" in text
 
 
+def test_a_row_with_a_password_is_refused_and_not_repeated(listed):
+    text = complaint(listed, [{"video": "a.mp4"}, {"video": "http://me:hunter2@host/a.mp4"}])
+    assert "row 2" in text
+    assert "credentials into the environment" in text
+    assert "hunter2" not in text
+
+
 def test_a_list_in_another_store_resolves_there(tmp_path):
     filesystem, folder = fsspec.filesystem("memory"), f"memory://{tmp_path.name}-catalog"
     try:
