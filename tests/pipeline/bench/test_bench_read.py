@@ -119,7 +119,7 @@ def test_s3(s3, s3_prefix, monkeypatch, capsys):
         assert raw_s3(config, 5, 4) == read_cache(config, 5, 4, "moments") == 12
     assert benchmark.main(["read", f"s3://{s3_prefix}", "--bytes", "1", "--turns", "1"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    wanted = {"raw", "raw, shuffled", "reader", "reader, parquet", "drawn"}
+    wanted = {"raw", "raw, shuffled", "reader", "reader, in order", "reader, parquet", "drawn"}
     assert set(found["s3"]["ways"]) == wanted
     assert found["s3"]["shares"]["raw, shuffled"]["of_shuffled"] == 1
     assert not [path for path in s3.filesystem().find(s3_prefix) if "benchmark" in path]
