@@ -311,7 +311,7 @@ class Manifest:
         chosen = numbers[-1] if number is None else number
         if chosen not in numbers:
             raise UserError(
-                f"{self.store.uri}: there is no snapshot {chosen}; there are {_told(numbers)}"
+                f"{self.store.uri}: there is no snapshot {chosen!r}; there are {_told(numbers)}"
             )
         path = f"{SNAPSHOT_FOLDER}/{chosen}.json"
         with explained(self.store.uri, "read"):

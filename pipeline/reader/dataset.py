@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 import torch
-import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.config import StorageConfig
@@ -20,6 +19,14 @@ from pipeline.contract import Contract, Expectation
 from pipeline.errors import UserError
 from pipeline.identity import stable_hash
 from pipeline.manifest import Manifest
+from pipeline.reader.arguments import (
+    check_choices,
+    check_counts,
+    check_kinds,
+    expectation,
+    lengths,
+    ranks,
+)
 from pipeline.reader.batches import Batch, BatchMaker, Clip, Found, Making, Pending
 from pipeline.reader.disk_cache import open_disk_cache
 from pipeline.reader.draw import Normalization, Statistic, needed_tensors
@@ -126,28 +133,38 @@ class LatentDataset(IterableDataset[Batch]):
                 does not fit ``expect``, ``statistic`` or ``normalize``.
         """
         super().__init__()
-        _check(batch_size, prefetch, reads, statistic, remainder, on_damage)
+        check_counts(batch_size=(batch_size, 1), prefetch=(prefetch, 0), reads=(reads, 1))
+        check_choices(
+            statistic=(statistic, ("sample", "mean", "moments")),
+            remainder=(remainder, ("short", "drop")),
+            on_damage=(on_damage, ("raise", "skip")),
+        )
+        check_kinds(
+            columns=columns,
+            condition=filter,
+            weights=weights,
+            dtype=dtype,
+            normalize=normalize,
+            first_frame=first_frame,
+            statistic=statistic,
+        )
         storage = storage or StorageConfig()
         manifest = Manifest(Store(uri, storage))
         self.snapshot = manifest.snapshot(snapshot)
         contract = self.snapshot.contract
         origin = f"{manifest.store.uri}, snapshot {self.snapshot.number},"
-        if isinstance(expect, Contract):
-            expect = Expectation(asdict(expect))
-        if expect is not None:
-            expect.check(contract, origin)
+        expectation(expect).check(contract, origin)
         if first_frame and contract.vae_version != 2:
             raise UserError("first_frame: only version 2 of the VAE encodes the first frame alone")
         needed_tensors(statistic, contract)
-        if normalize is not None and statistic == "moments":
-            raise UserError("normalize: moments are given as stored; ask for another statistic")
         self.normalization = normalization_of(normalize, statistic, contract, storage)
-        self.rank, self.world_size = _ranks(rank, world_size)
+        self.rank, self.world_size = ranks(rank, world_size)
         self.batch_size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._remainder: Remainder = remainder
         self._on_damage, self._prefetch, self._reads = on_damage, prefetch, reads
-        frames = (clip_frames,) if isinstance(clip_frames, int) else tuple(clip_frames)
-        choice = Choice(frames, clip_stride, allow_padded, filter, weights, tuple(columns))
+        choice = Choice(
+            lengths(clip_frames), clip_stride, allow_padded, filter, weights, tuple(columns)
+        )
         local = LocalFolder(Path(local_dir) if local_dir is not None else default_folder())
         kept = open_disk_cache(disk_cache, disk_cache_bytes)
         self._view = open_view(manifest, self.snapshot, local, choice)
@@ -165,8 +182,10 @@ class LatentDataset(IterableDataset[Batch]):
             [seed, shuffle, remainder, *(g.folder.name for g in self._view.groups)]
         )
         self._position = SharedPosition(self._begin(0))
-        self._by_workers = shared_bytes(1)
-        self._own: Position | None = None
+        self._by_workers, self._loaded = shared_bytes(1), shared_bytes(1)
+        self._own: Position | None = None  # of the batches that this process makes
+        self._counted: Position | None = None  # of those that ``loader`` gives out
+        self._resumed: Position | None = None  # a worker's own state, for its next iteration
 
     @property
     def contract(self) -> Contract:
@@ -185,9 +204,20 @@ class LatentDataset(IterableDataset[Batch]):
         return self._division(position).steps - position.steps
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch, counted from 0: another order, other draws. Workers may be at rest."""
-        self._own = None
-        self._position.set(self._begin(epoch))
+        """Begin an epoch, counted from 0: another order, other draws. Workers may be at rest.
+
+        Where ``load_state_dict`` went into the middle of this epoch and nothing was read since, the
+        place stays.
+        """
+        check_counts(epoch=(epoch, 0))
+        resumed = bool(self._loaded[0]) and self._position.get().epoch == epoch
+        self._go_to(self._position.get() if resumed else self._begin(epoch))
+
+    def _go_to(self, position: Position) -> None:
+        """Where the next iteration begins, in this process or in workers."""
+        self._own = self._counted = None
+        self._by_workers[0] = self._loaded[0] = 0
+        self._position.set(position)
 
     def _begin(self, epoch: int) -> Position:
         return Position(epoch, (0,) * len(self._sizes), self.world_size, self.batch_size, 0)
@@ -212,15 +242,15 @@ class LatentDataset(IterableDataset[Batch]):
         """
         if batch is not None:
             position = self._after(Position.from_dict(batch["position"]))
-        elif self._own is not None:
-            position = self._own
+        elif self._counted is not None:
+            position = self._counted
         elif get_worker_info() is None and bool(self._by_workers[0]):
             raise UserError(
                 "state_dict: the batches were made by worker processes, which read ahead; give the "
                 "last batch, state_dict(batch), or iterate over dataset.loader(num_workers=...)"
             )
         else:
-            position = self._position.get()
+            position = self._own or self._position.get()
         return {"reader": self._identity, **asdict(position)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -247,10 +277,10 @@ class LatentDataset(IterableDataset[Batch]):
             begun = self._division(position).given(position.steps)
             position = Position(position.epoch, begun, self.world_size, self.batch_size, 0)
         if info is not None:  # the others have states of their own
-            self._own = position
+            self._resumed = position
             return
-        self._own = None
-        self._position.set(position)
+        self._go_to(position)
+        self._loaded[0] = 1
 
     def _after(self, position: Position) -> Position:
         """The position behind a batch; behind the last, the next epoch's first."""
@@ -260,12 +290,13 @@ class LatentDataset(IterableDataset[Batch]):
         return behind
 
     def loader(self, num_workers: int = 0, **options: Any) -> Iterator[Batch]:
-        """The rest of the epoch through a ``DataLoader``; ``state_dict()`` needs no batch then.
+        """The epoch through a ``DataLoader``; ``state_dict()`` needs no batch then.
 
-        At the end the next epoch begins. ``options`` are the DataLoader's own.
+        It begins where ``set_epoch`` or ``load_state_dict`` went, and at its end the next epoch
+        begins. ``options`` are the DataLoader's own.
         """
         for batch in DataLoader(self, batch_size=None, num_workers=num_workers, **options):
-            self._own = self._after(Position.from_dict(batch["position"]))
+            self._counted = self._after(Position.from_dict(batch["position"]))
             yield batch
         self.set_epoch(self._position.get().epoch + 1)
 
@@ -273,11 +304,16 @@ class LatentDataset(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of this rank (in a worker: every ``num_workers``-th) from the position on."""
+        # At once and not with the first batch: StatefulDataLoader asks for the state before.
+        begun, self._resumed = self._resumed or self._position.get(), None
+        self._own, self._counted = begun, None
+        self._by_workers[0] = get_worker_info() is not None
+        self._loaded[0] = 0
+        return self._batches(begun)
+
+    def _batches(self, begun: Position) -> Iterator[Batch]:
         info = get_worker_info()
         number, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        if info is not None:
-            self._by_workers[0] = 1
-        begun = self._own if info is not None and self._own is not None else self._position.get()
         own = begun.worker is not None
         division = self._division(begun)
         steps = range(begun.steps + (0 if own else number), division.steps, workers)
@@ -349,33 +385,3 @@ class LatentDataset(IterableDataset[Batch]):
     def map_style(self) -> LatentMap:
         """All clips of the snapshot that fit, one by one, in a fixed order: for evaluation."""
         return LatentMap(self._view, self._making)
-
-
-def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    found = (0, 1)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        found = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    rank = found[0] if rank is None else rank
-    world_size = found[1] if world_size is None else world_size
-    if not 0 <= rank < world_size:
-        raise UserError(f"rank {rank} of world_size {world_size}: ranks are counted from 0")
-    return rank, world_size
-
-
-def _check(
-    batch_size: int, prefetch: int, reads: int, statistic: str, remainder: str, on_damage: str
-) -> None:
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("prefetch", prefetch, 0),
-        ("reads", reads, 1),
-    ):
-        if value < least:
-            raise UserError(f"{name} {value}: it must be at least {least}")
-    for name, text, allowed in (
-        ("statistic", statistic, ("sample", "mean", "moments")),
-        ("remainder", remainder, ("short", "drop")),
-        ("on_damage", on_damage, ("raise", "skip")),
-    ):
-        if text not in allowed:
-            raise UserError(f"{name} {text!r}: it is one of {', '.join(allowed)}")

@@ -220,9 +220,9 @@ def open_disk_cache(folder: str | Path | None, limit: int | None) -> DiskCache |
     """The disk cache that a user asks for. Raises ``UserError``."""
     if folder is None and limit is None:
         return None
-    if folder is None or limit is None or limit < 1:
+    if folder is None or not isinstance(limit, int | float) or limit < 1:
         raise UserError(
-            f"disk_cache {folder}, disk_cache_bytes {limit}: give both, a folder and how many "
+            f"disk_cache {folder}, disk_cache_bytes {limit!r}: give both, a folder and how many "
             "bytes it may hold, or neither"
         )
     return DiskCache(Path(folder), limit)

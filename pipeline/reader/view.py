@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,16 +47,21 @@ class Choice:
 
     def __post_init__(self) -> None:
         for frames in self.clip_frames:
-            if frames != 1 and (frames < 1 or frames % WINDOW_FRAMES):
+            odd = not isinstance(frames, int) or frames < 1 or frames % WINDOW_FRAMES
+            if odd and frames != 1:
                 raise UserError(
-                    f"clip_frames {frames}: clips are of 17, 34, 51, … frames, or of 1 for images"
+                    f"clip_frames {frames!r}: clips are of 17, 34, 51, … frames, or of 1 for images"
                 )
         if not self.clip_frames or len(set(self.clip_frames)) < len(self.clip_frames):
             raise UserError(f"clip_frames {self.clip_frames}: give at least one length, each once")
         if self.clip_stride is not None and self.clip_stride < 1:
             raise UserError(f"clip_stride {self.clip_stride}: windows are counted from 1 on")
         if isinstance(self.weights, Mapping):
-            bad = {n: w for n, w in self.weights.items() if not 0 <= w <= 1000}
+            bad = {
+                name: weight
+                for name, weight in self.weights.items()
+                if not isinstance(weight, int | float) or not 0 <= weight <= 1000
+            }
             if bad:
                 raise UserError(f"weights {bad}: a weight lies from 0 to 1000")
 
@@ -112,6 +117,8 @@ _MAPPED = ("index", "selections", "columns")
 def open_view(manifest: Manifest, snapshot: Snapshot, local: LocalFolder, choice: Choice) -> View:
     """Find or make the local files of a reader. Raises ``UserError``."""
     index = open_index(manifest, snapshot, local)
+    if isinstance(choice.weights, Mapping):
+        _check_buckets(choice.weights, {group.bucket.name for group in index.groups})
     key = snapshot_key(manifest, snapshot)
     folder, filtered = _columns(manifest, snapshot, index, local, key, choice)
     columns = None if folder is None else SourceColumns(folder)
@@ -131,6 +138,15 @@ def open_view(manifest: Manifest, snapshot: Snapshot, local: LocalFolder, choice
 
             groups.append(ClipGroup(group, clips, frames, local.entry(f"clips-{digest}", make)))
     return View(manifest, snapshot, local, tuple(groups), folder)
+
+
+def _check_buckets(weights: Mapping[str, float], buckets: Collection[str]) -> None:
+    odd = sorted(set(weights) - set(buckets))
+    if odd:
+        raise UserError(
+            f"weights {odd[0]!r}: the snapshot has no such bucket; there are "
+            f"{', '.join(sorted(buckets))}"
+        )
 
 
 def _told(weights: Weights | None) -> object:
