@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import Contract, LatentDataset
-from pipeline.cli import Parser, add_store_options, positive, storage_of
+from pipeline.cli import Parser, add_store_options, not_negative, positive, storage_of
 from pipeline.errors import UserError
 from pipeline.shards import ShardError
 
@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--save-every", metavar="N", type=positive, default=50, help="steps (default: 50)")
     add("--lr", metavar="RATE", type=float, default=1e-3, help="default: 0.001")
     add("--seed", metavar="N", type=int, default=0, help="of order, draws, weights (default: 0)")
-    add("--workers", metavar="N", type=int, default=0, help="of the loader (default: 0)")
+    add("--workers", metavar="N", type=not_negative, default=0, help="of the loader (default: 0)")
     add_store_options(parser)
     return parser
 

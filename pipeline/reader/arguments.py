@@ -12,6 +12,7 @@ import torch.distributed
 from pipeline.contract import Contract, Expectation
 from pipeline.errors import UserError
 from pipeline.reader.draw import Normalization
+from pipeline.reader.order import Division
 
 
 def check_counts(**given: tuple[int, int]) -> None:
@@ -61,6 +62,22 @@ def check_kinds(
         raise UserError(
             "first_frame: of moments take mean[:, :1] and logvar[:, :1]; or ask for another "
             "statistic"
+        )
+
+
+def check_steps(origin: str, frames: Any, clips: Mapping[str, int], division: Division) -> None:
+    """Raise ``UserError`` where an epoch would be empty: loops over it would never end."""
+    if not sum(clips.values()):
+        raise UserError(
+            f"{origin} has no clip of {frames} frames that fits; choose another clip_frames or "
+            "filter, or allow_padded"
+        )
+    if not division.steps:
+        told = ", ".join(f"{count} of {name}" for name, count in clips.items())
+        raise UserError(
+            f"{origin} has too few clips ({told}) for one batch on each of {division.world_size} "
+            f"ranks (batch_size {division.batch_size}, remainder {division.remainder!r}); take "
+            "fewer ranks, a smaller batch_size or remainder='short'"
         )
 
 

@@ -23,6 +23,7 @@ from pipeline.reader.arguments import (
     check_choices,
     check_counts,
     check_kinds,
+    check_steps,
     expectation,
     lengths,
     ranks,
@@ -173,15 +174,12 @@ class LatentDataset(IterableDataset[Batch]):
             statistic, seed, dtype, self.normalization, first_frame, tuple(columns)
         )
         self._sizes = tuple(len(selection) for selection in self._view.selections)
-        if not sum(self._sizes):
-            raise UserError(
-                f"{origin} has no clip of {clip_frames} frames that fits; choose another "
-                "clip_frames or filter, or allow_padded"
-            )
         self._identity = stable_hash(
             [seed, shuffle, remainder, *(g.folder.name for g in self._view.groups)]
         )
-        self._position = SharedPosition(self._begin(0))
+        first = self._begin(0)
+        check_steps(origin, clip_frames, self.clips, self._division(first))
+        self._position = SharedPosition(first)
         self._by_workers, self._loaded = shared_bytes(1), shared_bytes(1)
         self._own: Position | None = None  # of the batches that this process makes
         self._counted: Position | None = None  # of those that ``loader`` gives out
@@ -274,6 +272,13 @@ class LatentDataset(IterableDataset[Batch]):
                     f"{position.worker[1]}; resume with the same num_workers"
                 )
         if (position.world_size, position.batch_size) != (self.world_size, self.batch_size):
+            if position.worker is not None and position.worker[1] > 1:
+                raise UserError(
+                    "load_state_dict: the states of StatefulDataLoader's workers are each of "
+                    "another step, and cannot be divided anew; resume with world_size "
+                    f"{position.world_size} and batch_size {position.batch_size}, or keep "
+                    "dataset.state_dict(batch) instead"
+                )
             begun = self._division(position).given(position.steps)
             position = Position(position.epoch, begun, self.world_size, self.batch_size, 0)
         if info is not None:  # the others have states of their own

@@ -30,7 +30,8 @@ def uri(tmp_path_factory) -> str:
 @pytest.fixture
 def make(uri, tmp_path):
     def make(workers, **options):
-        dataset = LatentDataset(uri, local_dir=tmp_path / "local", batch_size=2, seed=5, **options)
+        options = {"batch_size": 2, "seed": 5, **options}
+        dataset = LatentDataset(uri, local_dir=tmp_path / "local", **options)
         return StatefulDataLoader(dataset, batch_size=None, num_workers=workers)
 
     return make
@@ -87,3 +88,25 @@ def test_another_number_of_workers_is_refused(make):
     other.load_state_dict(loader.state_dict())
     with pytest.raises((UserError, AssertionError), match="worker"):
         next(iter(other))
+
+
+def test_with_one_worker_the_rest_is_divided_anew(make):
+    loader = make(1)
+    begun = list(itertools.islice(iter(loader), 3))
+    state, ids = loader.state_dict(), [i for batch in begun for i in batch["ids"]]
+    for rank in range(2):
+        resumed = make(1, rank=rank, world_size=2)
+        resumed.load_state_dict(state)
+        ids += [i for batch in resumed for i in batch["ids"]]
+    assert len(set(ids)) == len(ids) == 2 * sum(WINDOWS.values())
+
+
+@pytest.mark.parametrize("changed", [{"world_size": 2, "rank": 0}, {"batch_size": 3}])
+def test_with_more_it_cannot_be(make, changed):
+    """Each worker's state is of another step: divided by them, clips came twice or not at all."""
+    loader = make(2)
+    list(itertools.islice(iter(loader), 3))
+    resumed = make(2, **changed)
+    resumed.load_state_dict(loader.state_dict())
+    with pytest.raises(UserError, match="resume with world_size 1 and batch_size 2, or keep"):
+        next(iter(resumed))
