@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -191,8 +192,10 @@ def test_filter_weights_and_columns(make):
     assert weighted.clips == {f"{SMALL.name}x17": 44, f"{WIDE.name}x17": 11}
     ids = [i for b in batches(weighted) for i in b["ids"] if b["bucket"] == SMALL.name]
     assert all(ids.count(i) == 2 for i in ids)
-    by_row = make(weights="attempts")
-    assert sum(by_row.clips.values()) == 44
+    windows = {stable_hash(name): count for name, count in WINDOWS.items()}
+    times = Counter(i for b in batches(make(weights="windows")) for i in b["ids"])
+    assert len(times) == 44
+    assert all(count == windows[clip.split(":")[0]] for clip, count in times.items())
     with pytest.raises(UserError, match="no such column"):
         make(columns=["title"])
     with pytest.raises(UserError, match="the columns are"):
