@@ -194,7 +194,7 @@ def boto(code, number=22):
 )
 def test_a_conflict_is_told_from_a_failure(monkeypatch, error, conflict):
     store = Store("s3://bucket/cache", StorageConfig(retry_seconds=0.01))
-    monkeypatch.setattr(Store, "_locate", lambda self, path: (_Conditional(error), path))
+    monkeypatch.setattr(Store, "locate", lambda self, path: (_Conditional(error), path))
     if conflict:
         assert store.create("snapshots/1.json", b"x") is False
         # The answer to our own put was lost, and the next attempt found it:
