@@ -25,10 +25,10 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 demo: setup
 	@$(BIN)/python jobs/encode_dataset.py --config configs/demo.yaml
 
-# Two at a time; the tests of a file stay together, for they share a cluster or a server. One that
+# Three at a time, as many of them wait; the tests of a file stay together, for they share a cluster or a server. One that
 # hangs is ended, with a trace of each of its threads.
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --timeout 300
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --timeout 300
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m "slow and not chaos"

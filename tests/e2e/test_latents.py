@@ -67,7 +67,10 @@ def _size(source: dict) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("shards", ["safetensors", "parquet"])
-@pytest.mark.parametrize(("fps", "version"), [(None, 2), ("12", 2), ("12", 1)])
+@pytest.mark.parametrize(
+    ("fps", "version"),
+    [(None, 2), pytest.param("12", 2, marks=pytest.mark.slow), ("12", 1)],
+)
 def test_latents_equal_the_posterior_of_the_frames(tmp_path, clip, shards, fps, version):
     config, cache = _encode(
         tmp_path, clip, output__format=shards, windows__fps=fps, vae__version=version

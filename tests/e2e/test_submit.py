@@ -114,6 +114,7 @@ def _runs(tmp_path: Path) -> list[dict]:
     return table.sort_by("at").to_pylist()
 
 
+@pytest.mark.slow
 def test_a_job_from_a_clean_checkout_encodes_once_and_returns_its_exit_code(tmp_path, clip, head):
     ignored = (ROOT / ".gitignore").read_text().replace("/", "").split()
     checkout = tmp_path / "checkout"

@@ -184,7 +184,10 @@ def test_older_files_are_replaced_and_a_failure_leaves_them(narrow, clip, capsys
     assert all(file.read_bytes() != old for file, old in zip(files, before, strict=True))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],
+)
 def test_a_stop_leaves_no_file(number, code, narrow, clip, tmp_path):
     options = ["--size", "96x224", "--max-windows", "15"]
     job = [sys.executable, reconstruct.__file__, clip("bikes"), *narrow, *options]

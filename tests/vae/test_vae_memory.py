@@ -60,8 +60,8 @@ def check_peak(config, part, size, dtype, slice_frames):
 @pytest.mark.parametrize(
     ("part", "size", "dtype", "slice_frames"),
     [
-        ("encoder", (1, 17, 192, 256), "float32", 8),
-        ("encoder", (1, 17, 192, 256), "float32", 1),
+        pytest.param("encoder", (1, 17, 192, 256), "float32", 8, marks=slow),
+        pytest.param("encoder", (1, 17, 192, 256), "float32", 1, marks=slow),
         ("encoder", (1, 17, 192, 256), "bfloat16", 4),
         ("decoder", (1, 17, 128, 128), "float32", 4),
         pytest.param("encoder", (1, 17, 192, 256), "float32", 4, marks=slow),

@@ -37,7 +37,7 @@ def each_alone(function, x, length, size=None):
     return torch.cat([torch.cat(part) for part in parts], dim=2).transpose(1, 2)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(st.sampled_from(FRAMES), SIDES, SIDES, st.integers(1, 3), SLICES, BUDGETS)
 def test_no_way_to_encode_changes_a_number(tiny, frames, height, width, batch, size, budget):
     x = random_clip(frames, height, width, batch)

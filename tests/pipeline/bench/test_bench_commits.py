@@ -8,6 +8,7 @@ from jobs.benchmark import main
 from pipeline.manifest import Manifest
 
 
+@pytest.mark.slow
 def test_committers_at_once_lose_nothing(tmp_path, capsys):
     assert (
         main(["commits", str(tmp_path), "--committers", "3", "--commits", "2", "--rows", "5"]) == 0

@@ -53,6 +53,7 @@ def counts(work):
     return found
 
 
+@pytest.mark.slow
 def test_two_clips(clip, capsys):
     found, table = run(capsys, clip("h264_open"), clip("vp9"), *SIZE)
     assert [one["codec"] for one in found["clips"]] == ["h264", "vp9"]

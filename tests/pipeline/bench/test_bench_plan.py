@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from jobs.benchmark import main
 
 
+@pytest.mark.slow
 def test_plans_of_two_sizes(capsys):
     assert main(["plan", "--sources", "10", "300", "--windows", "40"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["plans"]

@@ -85,6 +85,7 @@ def read_from_disk() -> int:
     return int(fields["read_bytes"])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     arguments = ["read", str(tmp_path / "x"), "--bytes", "1", "--turns", "1", "--batch-size", "5"]
     assert benchmark.main(arguments) == 0

@@ -11,6 +11,7 @@ from pipeline.packs import rows
 from tests.pipeline.helpers import make_config
 
 
+@pytest.mark.slow
 def test_a_configuration(tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text(
