@@ -43,22 +43,21 @@ def not_negative(text: str) -> int:
 
 def byte_size(text: str) -> int:
     """The type of an argument that is a size."""
-    try:
-        return TypeAdapter(ByteSize).validate_python(text)
-    except ValidationError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size: write a number of bytes, or e.g. 64MiB or 1GB"
-        ) from error
+    told = "is not a size: write a number of bytes, or e.g. 64MiB or 1GB"
+    return int(_configured(ByteSize, text, told))
 
 
 def decibels(text: str) -> float:
     """The type of an argument that is a limit of PSNR."""
+    return float(_configured(Decibels, text, "is not a number above 0, of 100 at the most"))
+
+
+def _configured(kind: Any, text: str, told: str) -> Any:
+    """An argument of a type that the configuration has too; ``told`` is what a wrong one is."""
     try:
-        return TypeAdapter(Decibels).validate_python(text)
+        return TypeAdapter(kind).validate_python(text)
     except ValidationError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number above 0, of 100 at the most"
-        ) from error
+        raise argparse.ArgumentTypeError(f"{text!r} {told}") from error
 
 
 def add_store_options(parser: argparse.ArgumentParser) -> None:

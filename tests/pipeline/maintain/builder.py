@@ -19,11 +19,13 @@ from pipeline.live import newest_by_source
 from pipeline.maintain.vacuum import Keep
 from pipeline.manifest import Manifest
 from pipeline.packs import Event, PackMeta, facts_to_json, to_batch
+from pipeline.reader.build import publish_index
 from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.storage import Store
 from tests.pipeline.helpers import (
     LOCAL,
     SMALL,
+    WIDE,
     make_config,
     make_contract,
     make_facts,
@@ -204,3 +206,13 @@ def check_readable(cache: LatentCache) -> dict[str, dict[str, object]]:
         for name, tensor in found.items():
             np.testing.assert_array_equal(tensor.numpy(), wanted[name])
     return rows
+
+
+def indexed(folder: Path, windows: Mapping[str, int]) -> Builder:
+    """A published cache in ``folder``, with its index: sources by name, with so many windows."""
+    cache = Builder(folder)
+    works = {(stable_hash(name), 1): count for name, count in windows.items()}
+    cache.encode(works, buckets=(SMALL, WIDE))
+    cache.publish()
+    publish_index(cache.manifest, cache.manifest.snapshot())
+    return cache

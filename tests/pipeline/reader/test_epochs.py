@@ -10,10 +10,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from pipeline import LatentDataset
 from pipeline.errors import UserError
-from pipeline.identity import stable_hash
-from pipeline.reader.build import publish_index
 from tests.pipeline.helpers import SMALL, WIDE
-from tests.pipeline.maintain.builder import Builder
+from tests.pipeline.maintain.builder import indexed
 
 WINDOWS = {"a": 3, "b": 5, "c": 1, "d": 4}
 
@@ -21,11 +19,7 @@ WINDOWS = {"a": 3, "b": 5, "c": 1, "d": 4}
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
-    cache = Builder(folder / "cache")
-    works = {(stable_hash(name), 1): count for name, count in WINDOWS.items()}
-    cache.encode(works, buckets=(SMALL, WIDE))
-    cache.publish()
-    publish_index(cache.manifest, cache.manifest.snapshot())
+    cache = indexed(folder / "cache", WINDOWS)
 
     def make(**options) -> LatentDataset:
         return LatentDataset(
