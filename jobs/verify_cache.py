@@ -30,7 +30,7 @@ from pipeline.leases import RANGES, Leases, tell_of_waiting
 from pipeline.logs import logging_to_stderr
 from pipeline.maintain.republish import new_maintenance_id
 from pipeline.manifest import Manifest
-from pipeline.page.access import add_access
+from pipeline.page.access import add_access, decoder_of
 from pipeline.storage import Store
 from pipeline.verify.fidelity import AskedCanary, StoredCanary
 from pipeline.verify.repair import Repaired, repair
@@ -109,7 +109,7 @@ def _run(manifest: Manifest, args: argparse.Namespace) -> int:
         _write(Path(args.out))  # where it cannot be written is told before all is read
     canary = None
     if args.canary is not None:  # so are other weights than those that encoded the cache
-        asked = AskedCanary(args.canary, args.seed, args.canary_psnr, args.checkpoint, args.device)
+        asked = AskedCanary(args.canary, args.seed, args.canary_psnr, decoder_of(args))
         canary = StoredCanary(manifest, manifest.snapshot(args.snapshot), asked)
     found = verify(manifest, Asked(args.snapshot, args.sample, args.seed), _Progress())
     if canary is not None:

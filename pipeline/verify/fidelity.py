@@ -20,7 +20,7 @@ from pipeline.config import Config, StorageConfig, VAESection
 from pipeline.errors import Reason, SourceError, UserError
 from pipeline.identity import sample_id
 from pipeline.manifest import Manifest, Snapshot
-from pipeline.page.look import decoded_again
+from pipeline.page.look import Decoder, decoded_again
 from pipeline.page.make import check_weights, recorded_configs, recorded_vae
 from pipeline.page.pace import read_runs
 from pipeline.page.wording import shown
@@ -48,15 +48,14 @@ class AskedCanary:
     """What the canary shall look at.
 
     ``windows`` at the most, drawn by ``seed``; ``psnr`` in decibels is the limit of their mean
-    (None: the lowest ``canary_psnr`` of the runs that encoded them); ``checkpoint`` None for the
-    one that the newest run recorded.
+    (None: the lowest ``canary_psnr`` of the runs that encoded them); ``decoder`` is the VAE, or a
+    device for the one that the newest run recorded.
     """
 
     windows: int
     seed: int
     psnr: float | None
-    checkpoint: str | None
-    device: str
+    decoder: Decoder
 
 
 @dataclass(frozen=True)
@@ -235,17 +234,14 @@ class StoredCanary:
 
 
 def _section(manifest: Manifest, asked: AskedCanary) -> VAESection:
-    """The VAE as the newest run recorded it, with the checkpoint and the device that are asked."""
-    section = recorded_vae(read_runs(manifest, _RUNS))
+    """The VAE that is asked for, or the one that the newest run recorded."""
+    section = asked.decoder.section(recorded_vae(read_runs(manifest, _RUNS)))
     if section is None:
         raise UserError(
             f"{manifest.store.uri}: no run recorded which VAE encoded it, so --canary has nothing "
-            "to compare with; leave it out"
+            "to compare with; leave it out, or name the --checkpoint"
         )
-    update: dict[str, Any] = {"device": asked.device}
-    if asked.checkpoint is not None:
-        update |= {"checkpoint": asked.checkpoint, "random_seed": None}
-    return section.model_copy(update=update)
+    return section
 
 
 def _damage(store: Store, drawn: Drawn) -> list[Finding]:
