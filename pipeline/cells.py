@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import pyarrow.compute as pc
 
+from pipeline.buckets import Bucket
 from pipeline.commit import Committer, Tally
 from pipeline.config import Config
 from pipeline.coverage import NOTHING_HELD, committed_coverage
@@ -20,6 +22,8 @@ from pipeline.leases import Fence
 from pipeline.manifest import Manifest
 from pipeline.measured import Measured
 from pipeline.metrics import SILENT, Meter
+from pipeline.packed import Packed
+from pipeline.planned import PlannedSources
 from pipeline.recipe import Recipe
 from pipeline.sources import SourcePlan
 from pipeline.stages.write import Written
@@ -61,30 +65,39 @@ class Cell:
     """Sources of one cell, and the configuration with its share of encoders and decoders."""
 
     config: Config
-    sources: tuple[SourcePlan, ...]
+    sources: PlannedSources
 
 
-def make_cells(
-    config: Config, recipe: Recipe, sources: Iterable[SourcePlan], count: int
-) -> list[Cell]:
-    """Divide sources so that each cell's encoders get about the same work.
+def make_cells(config: Config, recipe: Recipe, sources: PlannedSources, count: int) -> list[Cell]:
+    """Divide what is to be encoded so that each cell's encoders get about the same work.
 
     Sources of a file stay together, those of the same buckets near each other. Fewer cells than
     asked for where there are not as many files.
     """
-    files: dict[tuple[str, str | None], list[SourcePlan]] = {}
-    for source in sorted(sources, key=lambda s: (s.buckets, s.uri, s.start or 0.0, s.source_id)):
-        files.setdefault(source.file, []).append(source)
-    shares = _shares(config.run.encoders, min(count, len(files)))
-    works = [sum(_work(source, recipe) for source in file) for file in files.values()]
-    found: list[list[SourcePlan]] = [[] for _ in shares]
-    for cell, file in zip(_divide(works, shares), files.values(), strict=True):
-        found[cell].extend(file)
+    kinds: list[tuple[Bucket, ...]] = []
+    works: list[float] = []
+    for clips in _files(sources):
+        kinds.append(min(source.buckets for source in clips))
+        works.append(sum(_work(source, recipe) for source in clips))
+    shares = _shares(config.run.encoders, min(count, len(works)))
+    order = sorted(range(len(works)), key=lambda file: kinds[file])  # stable
+    cell_of = [0] * len(works)
+    for file, cell in zip(order, _divide([works[n] for n in order], shares), strict=True):
+        cell_of[file] = cell
+    found: list[Packed[SourcePlan]] = [Packed() for _ in shares]
+    for cell, clips in zip(cell_of, _files(sources), strict=True):
+        found[cell].extend(clips)
     decoders = config.run.decode_tasks / config.run.encoders
     return [
-        Cell(_with_share(config, share, max(1, round(share * decoders))), tuple(own))
+        Cell(_with_share(config, share, max(1, round(share * decoders))), PlannedSources(own))
         for share, own in zip(shares, found, strict=True)
     ]
+
+
+def _files(sources: PlannedSources) -> Iterator[list[SourcePlan]]:
+    """What is to be encoded of each file, in order."""
+    left = (source for source in sources.values() if not source.settled)
+    return (list(clips) for _, clips in groupby(left, key=lambda source: source.file))
 
 
 def _shares(whole: int, count: int) -> list[int]:
@@ -133,17 +146,16 @@ def left_of(manifest: Manifest, run_id: str, cell: Cell) -> tuple[Cell, Tally]:
         columns=["source_id", "uri", "status", "reason", "message", "attempts"],
         where=pc.field("run_id") == run_id,
     ).to_pylist()
-    own = {source.source_id for source in cell.sources}
     tally, done = Tally(), set()
     for row in ended:
-        if row["source_id"] in own:
+        if cell.sources.find(row["source_id"]) is not None:
             done.add(row["source_id"])
             example = f"{row['uri']}: {row['message']}"
             tally.count_end(row["status"], row["reason"], example, first=row["attempts"] == 1)
-    open_ = [source for source in cell.sources if source.source_id not in done]
-    covered = committed_coverage(manifest, {source.generation for source in open_})
-    left = (replace(s, coverage=covered.get(s.generation, NOTHING_HELD)) for s in open_)
-    return replace(cell, sources=tuple(left)), tally
+    open_ = PlannedSources(s for s in cell.sources.values() if s.source_id not in done)
+    covered = committed_coverage(manifest, (source.generation for source in open_.values()))
+    left = (replace(s, coverage=covered.get(s.generation, NOTHING_HELD)) for s in open_.values())
+    return replace(cell, sources=PlannedSources(left)), tally
 
 
 class CellRun:
@@ -158,7 +170,7 @@ class CellRun:
             Manifest(work.store),
             work.run_id,
             work.recipe.contract.contract_id,
-            {source.source_id: source for source in cell.sources},
+            cell.sources,
             cell.config.run.commit_seconds,
             guard=work.fence.check,
             meter=meter,

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import Config
-from pipeline.errors import Reason, SourceError
+from pipeline.errors import Reason
 from pipeline.recipe import Recipe
-from pipeline.sources import SourcePlan, usable_hints
 
 KINDS = ("added", "changed", "reusable", "failed before")
 STATES = ("ok", "skipped", "failed")
@@ -22,20 +21,30 @@ _TRANSIENT = pa.array([str(reason) for reason in Reason if reason.transient])
 _SIZE = 2**31 - 1
 """Heights and widths are 32-bit integers of 0 or more."""
 
+TODO = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("revision", pa.int64()),
+        ("attempts", pa.int64()),
+        ("same_bytes", pa.bool_()),
+    ]
+)
+"""Of a source that needs work: its row in the catalog, the revision of its next row in the cache,
+the attempts that count against it, and whether its newest row there is of the same bytes."""
+
 Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Choice:
     """``kinds``: the dataset's sources by what was found; ``standing``: states of those that need
-    no work; ``todo``: the others; ``earlier``: ids of those whose newest row is of the same bytes;
-    ``quarantined``: ids of those that failed ``max_attempts`` times, and are not tried again.
+    no work; ``todo``: the others (``TODO``); ``quarantined``: ids of those that failed
+    ``max_attempts`` times, and are not tried again.
     """
 
     kinds: Mapping[str, int]
     standing: Mapping[str, int]
-    todo: list[SourcePlan]
-    earlier: list[str]
+    todo: pa.Table
     quarantined: list[str]
 
 
@@ -52,7 +61,9 @@ class Chooser:
     _keys: dict[tuple[int, int, int], str] = field(default_factory=dict)
 
     def choose(self, sources: pa.Table, latest: pa.Table) -> Choice:
-        """Compare the catalog's ``sources`` with ``latest``, the newest row of each source.
+        """Compare sources of the catalog with ``latest``, the newest row of each source.
+
+        Of the catalog they have source_id, version and ``row``, the number of the row.
 
         A source is ``added`` without a row, ``changed`` when its version or its recipe is another
         one, else ``failed before`` or ``reusable`` by its state. Failures are worth another attempt
@@ -78,20 +89,19 @@ class Chooser:
         often = _flags(pc.greater_equal(before["attempts"], self.config.max_attempts))
         quarantined = (kind == _FAILED) & often & ~wanted
         idle = before["status"].filter(pa.array(~wanted))
-        rows = np.flatnonzero(wanted)
+        rows = pa.array(np.flatnonzero(wanted))
+        failed_before = pa.array(kind == _FAILED)
         return Choice(
             kinds={name: int((kind == code).sum()) for code, name in enumerate(KINDS)},
             standing={state: pc.sum(pc.equal(idle, state)).as_py() or 0 for state in STATES},
-            todo=[
-                _source_plan(row, earlier, code == _FAILED)
-                for row, earlier, code in zip(
-                    sources.take(rows).to_pylist(),
-                    before.select(["revision", "attempts"]).take(rows).to_pylist(),
-                    kind[rows],
-                    strict=True,
-                )
-            ],
-            earlier=sources["source_id"].filter(pa.array(wanted & same_version)).to_pylist(),
+            todo=pa.table(
+                {
+                    "row": sources["row"].take(rows),
+                    "revision": pc.add(pc.fill_null(before["revision"], 0), 1).take(rows),
+                    "attempts": pc.if_else(failed_before, before["attempts"], 0).take(rows),
+                    "same_bytes": same_version[wanted],
+                }
+            ).cast(TODO),
             quarantined=sources["source_id"].filter(pa.array(quarantined)).to_pylist(),
         )
 
@@ -125,22 +135,3 @@ def _flags(values: Any) -> Flags:
     column = pc.fill_null(values, False)
     flags: Flags = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.bool_)
     return flags
-
-
-def _source_plan(row: dict[str, Any], before: dict[str, Any], failed_before: bool) -> SourcePlan:
-    """``before`` holds nulls for a source that has no row."""
-    return SourcePlan(
-        source_id=row["source_id"],
-        user_id=row["id"],
-        uri=row["uri"],
-        start=row["start"],
-        end=row["end"],
-        version=row["version"],
-        pinned=row["pinned"],
-        revision=(before["revision"] or 0) + 1,
-        attempts=before["attempts"] if failed_before else 0,
-        hints=usable_hints(row),
-        failure=(
-            None if row["reason"] is None else SourceError(Reason(row["reason"]), row["message"])
-        ),
-    )

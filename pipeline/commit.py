@@ -17,6 +17,7 @@ from pipeline.identity import stable_hash
 from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.metrics import BYTES_WRITTEN, COMMIT, QUEUE, SILENT, Meter
 from pipeline.packs import Event, facts_from_json, facts_to_json
+from pipeline.planned import PlannedSources
 from pipeline.schema import SAMPLES, SOURCES
 from pipeline.signals import stops_wait
 from pipeline.sources import SourcePlan
@@ -26,16 +27,28 @@ from pipeline.windows import WINDOW_FRAMES
 _CARRIED_ROWS = 10_000
 """Carried segments of one append: they become Python objects on their way."""
 
+_ENDS = 10_000
+"""Ended sources that wait for a commit at the most."""
 
-@dataclass
+
+@dataclass(slots=True)
 class _Open:
-    """A source that has not ended yet: the windows held and what is known of its end."""
+    """A source of which something was heard and that has not ended: the windows held and what is
+    known of its end.
+    """
 
+    number: int
     plan: SourcePlan
     held: dict[Bucket, tuple[tuple[int, int], ...]]
     windows: int | None
     frames_actual: int | None
-    facts: str | None
+    facts: str | None = None
+
+    @classmethod
+    def begin(cls, number: int, plan: SourcePlan) -> "_Open":
+        """As the plan leaves it."""
+        held = plan.coverage
+        return cls(number, plan, dict(held.held), held.windows, held.frames_actual)
 
     @property
     def coverage(self) -> Coverage:
@@ -97,7 +110,8 @@ class Committer:
     """Gathers write results and appends them: segments to ``samples``, then ends to ``sources``.
 
     A source ends ``ok`` when its windows up to the end of its data are held at every bucket,
-    ``skipped`` when the data hold no window, ``failed`` at the first event that says so.
+    ``skipped`` when the data hold no window, ``failed`` at the first event that says so. Of those
+    of which nothing was heard yet it keeps a byte each.
     """
 
     def __init__(
@@ -105,7 +119,7 @@ class Committer:
         manifest: Manifest,
         run_id: str,
         contract_id: str,
-        sources: Mapping[str, SourcePlan],
+        sources: PlannedSources,
         commit_seconds: float,
         carried: pa.Table | None = None,
         guard: Guard = unguarded,
@@ -122,28 +136,19 @@ class Committer:
         self._guard = guard
         self._meter = meter
         self._last = time.monotonic()
+        self._sources = sources
+        self._ended = bytearray(len(sources))
         self._open: dict[str, _Open] = {}
         self._segments: list[Mapping[str, Any]] = []
         self._waiting = 0
         self._ends: list[dict[str, Any]] = []
         self._carried = SAMPLES.empty_table() if carried is None else carried
-        for plan in sources.values():
-            self._begin(plan)
-
-    def _begin(self, plan: SourcePlan) -> None:
-        facts = None if plan.facts is None else facts_to_json(plan.facts)
-        state = _Open(
-            plan,
-            dict(plan.coverage.held),
-            plan.coverage.windows,
-            plan.coverage.frames_actual,
-            facts,
-        )
-        if plan.failure is not None:
-            self._end(state, "failed", plan.failure.reason, plan.failure.message)
-            return
-        self._open[plan.source_id] = state
-        self._close_if_complete(state)
+        for number, plan in sources.settled():
+            state = _Open.begin(number, plan)
+            if plan.failure is None:
+                self._close_if_complete(state)
+            else:
+                self._end(state, "failed", plan.failure.reason, plan.failure.message)
 
     def add(self, written: Written) -> None:
         """Take one write result; commits when the last time is ``commit_seconds`` ago."""
@@ -167,9 +172,21 @@ class Committer:
         if time.monotonic() - self._last >= self._seconds:
             self.commit()
 
+    def _find(self, source_id: str, generation: str) -> _Open | None:
+        """A source that has not ended; None for one that has, or is of another generation."""
+        state = self._open.get(source_id)
+        if state is None:
+            number = self._sources.find(source_id)
+            if number is None or self._ended[number]:
+                return None
+            state = _Open.begin(number, self._sources.at(number))
+            if state.plan.generation == generation:
+                self._open[source_id] = state
+        return state if state.plan.generation == generation else None
+
     def _hold(self, segment: Mapping[str, Any]) -> None:
-        state = self._open.get(segment["source_id"])
-        if state is None or state.plan.generation != segment["generation"]:
+        state = self._find(segment["source_id"], segment["generation"])
+        if state is None:
             return
         first = segment["first_window"]
         bucket = Bucket.parse(segment["bucket"])
@@ -178,8 +195,8 @@ class Committer:
         self._close_if_complete(state)
 
     def _note(self, event: Event) -> None:
-        state = self._open.get(event.source_id)
-        if state is None or state.plan.generation != event.generation:
+        state = self._find(event.source_id, event.generation)
+        if state is None:
             return
         if event.kind == "failed":
             self._end(state, "failed", Reason(event.reason), event.message)
@@ -201,8 +218,11 @@ class Committer:
             self._end(state, "skipped", Reason.TOO_SHORT, message)
 
     def _end(self, state: _Open, status: str, reason: Reason | None, message: str) -> None:
-        plan = state.plan
+        plan, facts = state.plan, state.facts
+        if facts is None and plan.facts is not None:
+            facts = facts_to_json(plan.facts)
         self._open.pop(plan.source_id, None)
+        self._ended[state.number] = True
         first = plan.failure is None and not plan.attempts
         self.tally.count_end(status, reason, f"{plan.uri}: {message}", first=first)
         self._ends.append(
@@ -226,10 +246,12 @@ class Committer:
                 "frames_actual": state.frames_actual,
                 "windows": state.windows if status == "ok" else None,
                 "buckets": [bucket.name for bucket in plan.buckets],
-                **_size(state),
-                "facts": state.facts,
+                **_size(plan, facts),
+                "facts": facts,
             }
         )
+        if len(self._ends) >= _ENDS:
+            self.commit()
 
     @stops_wait()
     def commit(self) -> None:
@@ -265,8 +287,10 @@ class Committer:
     def give_up(self) -> None:
         """End the sources that are open still, after all work came back, as ``incomplete``."""
         message = "the run ended without all of its windows; run again to resume"
-        for state in list(self._open.values()):
-            self._end(state, "failed", Reason.INCOMPLETE, message)
+        for number, plan in enumerate(self._sources.values()):
+            if not self._ended[number]:
+                state = self._open.get(plan.source_id) or _Open.begin(number, plan)
+                self._end(state, "failed", Reason.INCOMPLETE, message)
 
     def bury(self, removed: pa.Table) -> None:
         """Append a tombstone for every source that left the dataset."""
@@ -287,14 +311,14 @@ class Committer:
         self._manifest.append("sources", rows)
 
 
-def _size(state: _Open) -> dict[str, Any]:
+def _size(plan: SourcePlan, text: str | None) -> dict[str, Any]:
     """Display size and kind, as the next plan's choice of buckets needs them."""
-    if state.facts is not None:
-        facts = facts_from_json(state.facts)
+    if text is not None:
+        facts = facts_from_json(text)
         return {"width": facts.width, "height": facts.height, "is_image": facts.is_image}
-    if not {"width", "height"} <= state.plan.hints.keys():  # it failed before its size was known
+    if not {"width", "height"} <= plan.hints.keys():  # it failed before its size was known
         return {"width": None, "height": None, "is_image": None}
-    width, height = state.plan.display_size
+    width, height = plan.display_size
     return {"width": width, "height": height, "is_image": False}
 
 

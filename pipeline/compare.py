@@ -3,29 +3,24 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.catalog import Catalog
-from pipeline.choose import KINDS, STATES, Chooser
+from pipeline.choose import KINDS, STATES, TODO, Chooser
 from pipeline.columns import changed_columns
-from pipeline.live import newest_by_source, verdicts
+from pipeline.live import newest_by_source
 from pipeline.manifest import Manifest
-from pipeline.packs import facts_from_json
 from pipeline.quarantine import QUARANTINED
 from pipeline.ranges import RangedRows, spans
-from pipeline.sources import Previous, SourcePlan
+from pipeline.todo import RECALLED, Todo
 
 _KNOWN = (
     *("source_id", "revision", "run_id", "version", "recipe"),
     *("status", "reason", "attempts", "width", "height", "is_image"),
-)
-_RECALLED = (
-    *("source_id", "revision", "run_id", "version"),
-    *("status", "generation", "window_recipe", "contract_id", "frames_actual", "facts"),
 )
 
 
@@ -34,21 +29,22 @@ class Comparison:
     """What the dataset has that the cache has not, and the other way round.
 
     ``kinds`` counts the dataset's sources by what was found, ``standing`` the states of those that
-    need no work; ``todo`` are the others. ``removed`` are the newest rows of ``sources`` that left
+    need no work. ``removed`` are the newest rows of ``sources`` that left
     the dataset; ``columns`` rows for the table ``captions``, with their revision; ``quarantined``
     the newest rows of sources that failed too often to be tried again.
     """
 
     kinds: dict[str, int]
     standing: dict[str, int]
-    todo: list[SourcePlan]
     removed: pa.Table
     columns: pa.Table
     quarantined: pa.Table
 
 
-def compare(catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bool) -> Comparison:
-    """Tell added, changed, removed, failed and unchanged sources apart.
+def compare(
+    catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bool
+) -> tuple[Comparison, Todo]:
+    """Tell added, changed, removed, failed and unchanged sources apart; and those that need work.
 
     Of the manifest, a few columns of each range are in memory at once; all others are read for
     sources that need work only. Nothing counts as removed unless the catalog is ``whole``.
@@ -56,14 +52,13 @@ def compare(catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bo
     version = manifest.version("sources")
     kinds: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
     standing: Counter[str] = Counter(dict.fromkeys(STATES, 0))
-    todo: list[SourcePlan] = []
-    earlier: list[str] = []
+    todo: list[pa.Table] = [TODO.empty_table()]
     gone: list[str] = []
     quarantined: list[str] = []
     rows: list[pa.Table] = []
     with ExitStack() as stack:
-        sources = stack.enter_context(_ranged(catalog.sources))
-        digests = stack.enter_context(_ranged(_numbered(catalog.columns)))
+        sources = stack.enter_context(_ranged(_numbered(catalog.sources, "version")))
+        digests = stack.enter_context(_ranged(_numbered(catalog.columns, "digest")))
         known = stack.enter_context(manifest.by_range("sources", _KNOWN, version))
         captions = stack.enter_context(
             manifest.by_range("captions", ("source_id", "revision", "digest"))
@@ -74,21 +69,22 @@ def compare(catalog: Catalog, manifest: Manifest, chooser: Chooser, *, whole: bo
             choice = chooser.choose(present, latest)
             kinds.update(choice.kinds)
             standing.update(choice.standing)
-            todo += choice.todo
-            earlier += choice.earlier
+            todo.append(choice.todo)
             quarantined += choice.quarantined
             gone += _gone(present, latest) if whole else []
             changed = changed_columns(digests.read(span), captions.read(span))
             rows.append(changed.select(["row", "revision"]))
     order = pa.concat_tables(rows).sort_by("row")
-    return Comparison(
+    found = Comparison(
         kinds=dict(kinds),
         standing=dict(standing),
-        todo=_recall(manifest, version, todo, earlier),
         removed=_newest_rows(manifest, version, gone, manifest.empty("sources").column_names),
-        columns=catalog.columns.take(order["row"]).append_column("revision", order["revision"]),
+        columns=_rows_of(catalog.columns, order["row"]).append_column(
+            "revision", order["revision"]
+        ),
         quarantined=_newest_rows(manifest, version, quarantined, QUARANTINED),
     )
+    return found, _todo(catalog.sources, manifest, version, pa.concat_tables(todo))
 
 
 def _ranged(table: pa.Table) -> RangedRows:
@@ -98,9 +94,15 @@ def _ranged(table: pa.Table) -> RangedRows:
     return rows
 
 
-def _numbered(columns: pa.Table) -> pa.Table:
-    numbers = pa.array(np.arange(columns.num_rows))
-    return columns.select(["source_id", "digest"]).append_column("row", numbers)
+def _numbered(table: pa.Table, name: str) -> pa.Table:
+    """Ids, one more column, and the number of each row."""
+    numbers = pa.array(np.arange(table.num_rows))
+    return table.select(["source_id", name]).append_column("row", numbers)
+
+
+def _rows_of(table: pa.Table, rows: pa.ChunkedArray) -> pa.Table:
+    """Rows by ascending numbers; where these are all, the table itself rather than a copy."""
+    return table if len(rows) == table.num_rows else table.take(rows)
 
 
 def _gone(present: pa.Table, latest: pa.Table) -> list[str]:
@@ -128,30 +130,8 @@ def _rows(
     return manifest.read("sources", version, columns, where)
 
 
-def _recall(
-    manifest: Manifest, version: int | None, todo: list[SourcePlan], earlier: Sequence[str]
-) -> list[SourcePlan]:
-    """Fill in what is known of the same bytes: the header, and the generation that is complete.
-
-    That one is live whatever failed since.
-    """
-    versions = {source.source_id: source.version for source in todo}
-    rows = _rows(manifest, version, earlier, _RECALLED)
-    facts: dict[str, str] = {}
-    for row in newest_by_source(rows).to_pylist():
-        if row["facts"] is not None:
-            facts[row["source_id"]] = row["facts"]
-    previous: dict[str, Previous] = {}
-    for row in newest_by_source(verdicts(rows)).to_pylist():
-        same = row["version"] == versions[row["source_id"]]
-        if same and row["status"] == "ok" and row["frames_actual"] is not None:
-            names = ("generation", "window_recipe", "contract_id", "frames_actual")
-            previous[row["source_id"]] = Previous(*(row[name] for name in names))
-    return [
-        replace(
-            source,
-            facts=facts_from_json(facts[source.source_id]) if source.source_id in facts else None,
-            previous=previous.get(source.source_id),
-        )
-        for source in todo
-    ]
+def _todo(sources: pa.Table, manifest: Manifest, version: int | None, chosen: pa.Table) -> Todo:
+    """What needs work, with what is known of the same bytes."""
+    earlier = chosen["row"].filter(chosen["same_bytes"])
+    ids = sources["source_id"].take(earlier).to_pylist() if len(earlier) else []
+    return Todo.of(sources, chosen, _rows(manifest, version, ids, RECALLED))

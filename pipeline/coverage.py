@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.buckets import Bucket
 from pipeline.manifest import Manifest
+from pipeline.packed import in_batches
 from pipeline.units import Range
 
 
@@ -51,6 +53,9 @@ NOTHING_HELD = Coverage()
 
 _ALL: tuple[Range, ...] = ((0, None),)
 
+_BATCH = 65_536
+"""Generations that are texts of Python at once."""
+
 
 def merge(intervals: Iterable[tuple[int, int]], gap: int = 0) -> tuple[tuple[int, int], ...]:
     """Union of half-open intervals, as ascending ones; those no more than ``gap`` apart are one."""
@@ -76,8 +81,12 @@ def _intersect(
 
 def committed_coverage(manifest: Manifest, generations: Iterable[str]) -> dict[str, Coverage]:
     """What the table ``samples`` holds of these generations."""
-    wanted = sorted(generations)
-    if not wanted:
+    if manifest.version("samples") is None:
+        return {}
+    wanted = pa.chunked_array(
+        [pa.array(some, pa.string()) for some in in_batches(generations, _BATCH)], pa.string()
+    ).combine_chunks()
+    if not len(wanted):
         return {}
     columns = ["generation", "bucket", "first_window", "windows", "last", "frames_actual"]
     table = manifest.read("samples", columns=columns, where=pc.field("generation").isin(wanted))

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pipeline.canary import check_fidelity
 from pipeline.catalog import Catalog, read_catalog
@@ -22,7 +22,8 @@ from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.measured import Measured, measured_before
 from pipeline.metrics import Command, RunState
 from pipeline.page.make import write_reports
-from pipeline.plan import Plan, ProbeAnswer, make_plan
+from pipeline.plan import Plan, Prober, make_plan, recalling
+from pipeline.planned import PlannedSources
 from pipeline.progress import ProgressLine
 from pipeline.quarantine import TooManyFailuresError, check_failures, tell_quarantine
 from pipeline.reader.build import publish_with_index
@@ -108,13 +109,12 @@ class _Job:
         self.manifest = Manifest(Store(config.output.uri, config.storage))
         self.guard: Guard = unguarded
         self.fence = Fence(self.manifest.store, {})
-        self.probed: dict[tuple[str, str | None], ProbeAnswer] = {}
 
     def run(self) -> int:
         contract = self.check_contract()
         recipe = Recipe.from_config(self.config, contract)
         seen = self.manifest.versions()
-        plan = self.plan(self.list_sources(), recipe)
+        plan = self.plan(recipe)
         forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
         print(plan_text(plan, forecast), flush=True)
         if self.options.plan_only:
@@ -128,23 +128,24 @@ class _Job:
                     break
                 # Another run was at work: what it and the dataset look like now decides.
                 seen = self.manifest.versions()
-                plan = self.plan(self.list_sources(), recipe)
+                plan = self.plan(recipe, plan)
                 forecast = make_forecast(self.config, contract, self.manifest, plan.windows)
             self.fence = leases.fence()
+            tell(check_fidelity(self.config, plan.units, recipe, self.runner))
+            self.begin(contract, plan, forecast)
+            plan = replace(plan, columns=plan.columns.slice(0, 0))  # they are durable
             return self.work(contract, recipe, plan, forecast)
 
     def work(self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast) -> int:
-        """Everything that changes the cache; returns the exit code."""
-        tell(check_fidelity(self.config, plan.units, recipe, self.runner))
-        self.begin(contract, plan, forecast)
+        """Encode what is planned, commit and publish; returns the exit code."""
         measured = measured_before(self.manifest)
         cells = self.divide(plan, recipe, forecast, measured)
-        in_cells = {source.source_id for cell in cells for source in cell.sources}
+        ours = PlannedSources(s for _, s in plan.sources.settled()) if cells else plan.sources
         committer = Committer(
             self.manifest,
             self.run_id,
             contract.contract_id,
-            {name: s for name, s in plan.sources.items() if name not in in_cells},
+            ours,
             self.config.run.commit_seconds,
             plan.carried,
             self.guard,
@@ -208,20 +209,18 @@ class _Job:
             tell(f"dataset: {note}")
         return catalog
 
-    def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
-        """Probe files, each once a run however often it plans."""
-        unknown = [file for file in files if file not in self.probed]
-        self.probed.update(zip(unknown, self.runner.probe(unknown), strict=True))
-        return [self.probed[file] for file in files]
-
-    def plan(self, catalog: Catalog, recipe: Recipe) -> Plan:
+    def plan(self, recipe: Recipe, before: Plan | None = None) -> Plan:
+        """Plan; what the plan ``before`` has read of files is not read again."""
+        probe: Prober = self.runner.probe
+        if before is not None:
+            probe = recalling(before.sources.values(), probe)
         return make_plan(
             self.config,
-            catalog,
+            self.list_sources(),
             self.manifest,
             recipe,
             self.run_id,
-            self.probe,
+            probe,
             overwrite=self.options.overwrite,
             retry_failed=self.options.retry_failed,
         )
@@ -278,9 +277,7 @@ class _Job:
         count = count_cells(self.config, measured, plan.packs, forecast.seconds)
         if count == 1:
             return []
-        todo = [s for s in plan.sources.values() if s.failure is None]
-        left = [s for s in todo if not s.coverage.complete(s.buckets)]
-        return make_cells(self.config, recipe, left, count)
+        return make_cells(self.config, recipe, plan.sources, count)
 
     def supervise(
         self,

@@ -1,7 +1,7 @@
 """The plan: the dataset against the manifest; what is to be encoded, and what is done already."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -12,20 +12,27 @@ from pipeline.catalog import Catalog
 from pipeline.choose import Chooser
 from pipeline.compare import compare
 from pipeline.config import Config
-from pipeline.coverage import NOTHING_HELD, committed_coverage
+from pipeline.coverage import committed_coverage
 from pipeline.errors import SourceError
 from pipeline.forecast import window_seconds
 from pipeline.leases import range_of
 from pipeline.manifest import Manifest
+from pipeline.packed import in_batches
+from pipeline.planned import PlannedSources, PlannedUnits, file_order
 from pipeline.recipe import Recipe, generation_id
+from pipeline.schema import SAMPLES
 from pipeline.sources import SourcePlan
 from pipeline.tasks import make_units
-from pipeline.units import Unit
+from pipeline.todo import Todo
 from pipeline.video.facts import VideoFacts
 
 ProbeAnswer = VideoFacts | SourceError
 Prober = Callable[[Sequence[tuple[str, str | None]]], list[ProbeAnswer]]
 """Probes files, given as (URI, pinned version or None); answers in the same order."""
+
+_COMPARED = 200_000
+"""Sources of which what a generation before holds is compared together: for each of these the
+table ``samples`` is read once."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,9 @@ class Plan:
 
     kinds: Mapping[str, int]
     standing: Mapping[str, int]
-    sources: Mapping[str, SourcePlan]
+    sources: PlannedSources
     carried: pa.Table
-    units: tuple[Unit, ...]
+    units: PlannedUnits
     removed: pa.Table
     columns: pa.Table
     total: int
@@ -54,29 +61,26 @@ class Plan:
     @property
     def ranges(self) -> set[str]:
         """Ranges of the source hash that a run would change (``pipeline.leases``)."""
-        ids = [*self.sources, *self.removed["source_id"].to_pylist()]
-        return {range_of(i) for i in [*ids, *self.columns["source_id"].to_pylist()]}
+        found = {range_of(source_id) for source_id in self.sources}
+        for table in (self.removed, self.columns):
+            for batch in table.select(["source_id"]).to_batches():
+                found |= {range_of(source_id) for source_id in batch["source_id"].to_pylist()}
+        return found
 
     @property
     def known(self) -> int:
         """Samples held already that windows to encode may turn out to be, as decoding tells."""
-        return sum(run.windows for source in self.sources.values() for run in source.known)
+        return self.sources.known
 
     @property
     def packs(self) -> int:
         """Packs that the units are expected to make."""
-        return sum(unit.pack_count for unit in self.units)
+        return self.units.packs
 
     @property
     def windows(self) -> Counter[Bucket]:
         """Estimated windows to encode, by bucket."""
-        found: Counter[Bucket] = Counter()
-        for unit in self.units:
-            for file in unit.files:
-                for clip in file.clips:
-                    for bucket in clip.buckets:
-                        found[bucket] += clip.windows // len(clip.buckets)
-        return found
+        return self.units.windows
 
 
 def make_plan(
@@ -96,66 +100,130 @@ def make_plan(
     and changes nothing.
     """
     chooser = Chooser(config, recipe, overwrite, retry_failed)
-    found = compare(catalog, manifest, chooser, whole=config.dataset.limit is None)
-    todo = _probe(found.todo, recipe, probe)
-    todo = _resolve(todo, recipe, run_id if overwrite else None)
-    covered = committed_coverage(manifest, {s.generation for s in todo if s.failure is None})
-    todo = [replace(s, coverage=covered.get(s.generation, NOTHING_HELD)) for s in todo]
-    todo, carried = carry_over(manifest, recipe, todo)
-    todo = recall_known(manifest, recipe, todo)
-    planned = {source.source_id: source for source in todo}
-    buckets = {b for s in todo if not s.coverage.complete(s.buckets) for b in s.buckets}
-    units = make_units(config, recipe, todo, window_seconds(config, manifest, buckets))
+    found, todo = compare(catalog, manifest, chooser, whole=config.dataset.limit is None)
+    total, compared = catalog.sources.num_rows, todo.complete.num_rows > 0
+    rebuild = run_id if overwrite else None
+    sources = PlannedSources(_resolved(todo, recipe, probe, rebuild))
+    del catalog, todo  # as large as all that is planned
+    sources = _with_coverage(sources, manifest)
+    carried = SAMPLES.empty_table()
+    if compared:
+        sources, carried = _with_previous(sources, manifest, recipe)
+    seconds = window_seconds(config, manifest, sources.buckets)
+    units = make_units(config, recipe, sources, seconds)
     return Plan(
         kinds=found.kinds,
         standing=found.standing,
-        sources=planned,
+        sources=sources,
         carried=carried,
-        units=tuple(units),
+        units=units,
         removed=found.removed,
         columns=found.columns,
         quarantined=found.quarantined,
-        total=catalog.sources.num_rows,
+        total=total,
     )
 
 
-def _probe(todo: list[SourcePlan], recipe: Recipe, probe: Prober) -> list[SourcePlan]:
-    """Fill in facts: each file is probed once, however many clips the dataset has of it."""
-    unknown = [s for s in todo if s.failure is None and s.facts is None and not s.hinted(recipe)]
-    files = list(dict.fromkeys(s.file for s in unknown))
-    answers = dict(zip(files, probe(files), strict=True)) if files else {}
-    probed = []
-    for source in todo:
-        answer = answers.get(source.file)
-        if source.failure is not None or source.facts is not None or answer is None:
-            probed.append(source)
-        elif isinstance(answer, SourceError):
-            probed.append(replace(source, failure=answer))
-        else:
-            probed.append(replace(source, facts=answer))
-    return probed
+def _resolved(
+    todo: Todo, recipe: Recipe, probe: Prober, rebuild: str | None
+) -> Iterator[SourcePlan]:
+    """Sources with facts, buckets and generation; each file is probed once, however many clips the
+    dataset has of it.
+    """
+    resolver = _Resolver(recipe, rebuild)
+    answers: dict[tuple[str, str | None], ProbeAnswer] = {}
+    for batch in todo.batches():
+        unknown = [
+            s for s in batch if s.failure is None and s.facts is None and not s.hinted(recipe)
+        ]
+        files = list(dict.fromkeys(s.file for s in unknown))
+        # Of what was asked before, this batch may begin with the last file.
+        answers = {file: answers[file] for file in files[:1] if file in answers}
+        missing = [file for file in files if file not in answers]
+        answers.update(zip(missing, probe(missing) if missing else (), strict=True))
+        for source in batch:
+            yield resolver(_probed(source, answers.get(source.file)))
 
 
-def _resolve(todo: list[SourcePlan], recipe: Recipe, rebuild: str | None) -> list[SourcePlan]:
-    """Assign buckets and the generation; sources of one kind share what is the same of them."""
-    kinds: dict[tuple[tuple[Bucket, ...], bool], tuple[tuple[Bucket, ...], str, str]] = {}
-    resolved = []
-    for source in todo:
+def _probed(source: SourcePlan, answer: ProbeAnswer | None) -> SourcePlan:
+    if source.failure is not None or source.facts is not None or answer is None:
+        return source
+    if isinstance(answer, SourceError):
+        return replace(source, failure=answer)
+    return replace(source, facts=answer)
+
+
+class _Resolver:
+    """Assigns buckets and the generation; sources of one kind share what is the same of them.
+
+    ``rebuild`` is the run that encodes anew what is there already.
+    """
+
+    def __init__(self, recipe: Recipe, rebuild: str | None) -> None:
+        self._recipe, self._rebuild = recipe, rebuild
+        self._kinds: dict[tuple[int, int, bool], tuple[tuple[Bucket, ...], str, str]] = {}
+
+    def __call__(self, source: SourcePlan) -> SourcePlan:
         if source.failure is not None:
-            resolved.append(source)
-            continue
-        kind = recipe.assign(*source.display_size), source.is_image
-        if kind not in kinds:
-            kinds[kind] = kind[0], recipe.key(*kind), recipe.window_key(source.is_image)
-        buckets, key, window_key = kinds[kind]
-        resolved.append(
-            replace(
-                source,
-                buckets=buckets,
-                recipe=key,
-                window_recipe=window_key,
-                generation=generation_id(source.source_id, source.version, key, rebuild),
-                previous=source.previous if rebuild is None else None,
-            )
+            return source
+        kind = *source.display_size, source.is_image
+        if kind not in self._kinds:
+            buckets = self._recipe.assign(*source.display_size)
+            keys = self._recipe.key(buckets, source.is_image), self._recipe.window_key(kind[2])
+            self._kinds[kind] = (buckets, *keys)
+        buckets, key, window_key = self._kinds[kind]
+        return replace(
+            source,
+            buckets=buckets,
+            recipe=key,
+            window_recipe=window_key,
+            generation=generation_id(source.source_id, source.version, key, self._rebuild),
+            previous=source.previous if self._rebuild is None else None,
         )
-    return resolved
+
+
+def _with_coverage(sources: PlannedSources, manifest: Manifest) -> PlannedSources:
+    """Tell sources what the cache holds of their generations already."""
+    generations = (s.generation for s in sources.values() if s.failure is None)
+    covered = committed_coverage(manifest, generations)
+    if not covered:
+        return sources
+    return PlannedSources(
+        replace(s, coverage=covered[s.generation]) if s.generation in covered else s
+        for s in sources.values()
+    )
+
+
+def _with_previous(
+    sources: PlannedSources, manifest: Manifest, recipe: Recipe
+) -> tuple[PlannedSources, pa.Table]:
+    """Give sources what a generation before holds of them, and the rows that carry it over."""
+    rows: list[pa.Table] = []
+
+    def compared() -> Iterator[SourcePlan]:
+        for batch in in_batches(sources.values(), _COMPARED):
+            covered, carried = carry_over(manifest, recipe, batch)
+            rows.append(carried)
+            yield from recall_known(manifest, recipe, covered)
+
+    return PlannedSources(compared()), pa.concat_tables(rows)
+
+
+def recalling(earlier: Iterable[SourcePlan], probe: Prober) -> Prober:
+    """A prober that asks for what an earlier plan, in the same order, has no facts of."""
+    known = ((s.file, s.facts) for s in earlier if s.facts is not None)
+    place = next(known, None)
+
+    def answer(files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
+        nonlocal place
+        found: dict[tuple[str, str | None], ProbeAnswer] = {}
+        for file in files:
+            while place is not None and file_order(place[0]) < file_order(file):
+                place = next(known, None)
+            if place is not None and place[0] == file:
+                found[file] = place[1]
+        missing = [file for file in files if file not in found]
+        found.update(zip(missing, probe(missing) if missing else (), strict=True))
+        return [found[file] for file in files]
+
+    return answer

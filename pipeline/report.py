@@ -27,9 +27,8 @@ def plan_text(plan: Plan, forecast: Forecast) -> str:
     lines.append(f"  {plan.removed.num_rows:>9}  removed (in the cache, not in the dataset)")
     if plan.quarantined.num_rows:
         lines.append(f"  {plan.quarantined.num_rows:>9}  of the failed are quarantined")
-    refused = sum(source.failure is not None for source in plan.sources.values())
     lines.append(
-        f"to do: {len(plan.sources)} sources ({refused} of them cannot be opened), "
+        f"to do: {len(plan.sources)} sources ({plan.sources.refused} of them cannot be opened), "
         f"about {forecast.windows} windows in {len(plan.units)} tasks and {plan.packs} packs"
     )
     lines += [

@@ -68,6 +68,11 @@ class SourcePlan:
         return self.uri, self.version if self.pinned else None
 
     @property
+    def settled(self) -> bool:
+        """Whether the plan alone brings it to an end: it cannot be read, or all of it is held."""
+        return self.failure is not None or self.coverage.complete(self.buckets)
+
+    @property
     def is_image(self) -> bool:
         """Whether the header says so; hints never speak of images."""
         return self.facts is not None and self.facts.is_image

@@ -54,8 +54,7 @@ class CellDriver:
     def run(self) -> Tally:
         """Do the work; returns what was done."""
         cell, work = self._cell, self._work
-        buckets = {bucket for source in cell.sources for bucket in source.buckets}
-        seconds = window_seconds(cell.config, Manifest(work.store), buckets)
+        seconds = window_seconds(cell.config, Manifest(work.store), cell.sources.buckets)
         units = make_units(cell.config, work.recipe, cell.sources, seconds)
         config = fit_packs(cell.config, self._store_bytes, self._decode)
         configure_context(config, self._store_bytes, self._decode)

@@ -4,7 +4,8 @@ Sources of the same buckets lie in one stripe, clips of one file side by side, s
 shards come out full. Units with the longest work come first, so that none is begun near the end.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.known import KnownRun
+from pipeline.packed import Packed
+from pipeline.planned import PlannedSources, PlannedUnits
 from pipeline.recipe import Recipe, segment_cap, window_bytes
 from pipeline.sources import SourcePlan
 from pipeline.stripes import Piece, Stripe
@@ -20,6 +23,12 @@ from pipeline.units import ClipTask, Range, Unit, cut_ranges, expected_windows
 from pipeline.windows import WINDOW_FRAMES, WindowGrid
 
 _T = TypeVar("_T")
+
+_Kind = tuple[bool, tuple[Bucket, ...]]
+"""Whether it is of images, and the buckets."""
+
+_LONGEST, _WHOLE, _REMAINDER = range(3)
+"""Ranks of units, the first to begin first."""
 
 UNITS_EACH = 8
 """Units for each concurrent decode task and encoder at the least, where the plan is large enough:
@@ -53,17 +62,18 @@ def _whole(config: Config, bucket: Bucket, size: int) -> int:
 def make_units(
     config: Config,
     recipe: Recipe,
-    sources: Iterable[SourcePlan],
+    sources: PlannedSources,
     window_seconds: Mapping[Bucket, float] | None = None,
-) -> list[Unit]:
+) -> PlannedUnits:
     """Cut the missing windows into decode tasks.
 
     ``window_seconds`` is what a window of each bucket is expected to take of an encoder.
     """
-    stripes = _stripes(config, recipe, sources)
-    windows = sum(p.clip.windows for pieces in stripes.values() for p in pieces)
-    units: list[tuple[tuple[int, int], Unit]] = []
-    for (is_image, buckets), pieces in sorted(stripes.items(), key=_work, reverse=True):
+    stripes, windows = _stripes(recipe, sources)
+    long: list[Unit] = []
+    others = {rank: PlannedUnits() for rank in (_WHOLE, _REMAINDER)}
+    for kind in sorted(stripes, key=_work, reverse=True):
+        is_image, buckets = kind
         sizes = {b: pack_windows(config, b, (window_seconds or {}).get(b, 0.0)) for b in buckets}
         if is_image:
             sizes = {bucket: size * WINDOW_FRAMES for bucket, size in sizes.items()}
@@ -77,23 +87,27 @@ def make_units(
         )
         segment = min(config.windows.segment_windows, lead)
         stripe = Stripe(lead, packs, segment, partial(_cut, recipe.grid))
-        for files in stripe.units(pieces):
+        for files in stripe.units(stripes.pop(kind)):
             unit = Unit(files, asked)
-            units.append((_rank(unit, lead * packs * len(buckets)), unit))
-    return [unit for _, unit in sorted(units, key=lambda ranked: ranked[0])]  # stable
+            rank = _rank(unit, lead * packs * len(buckets))
+            (long if rank == _LONGEST else others[rank]).append(unit)
+    units = PlannedUnits(sorted(long, key=lambda unit: -unit.windows))  # stable
+    for rank in (_WHOLE, _REMAINDER):
+        units.extend(others[rank])
+    return units
 
 
-def _work(stripe: tuple[tuple[bool, tuple[Bucket, ...]], Any]) -> tuple[Any, ...]:
+def _work(stripe: _Kind) -> tuple[Any, ...]:
     """Order of stripes: by the pixels of one window."""
-    is_image, buckets = stripe[0]
+    is_image, buckets = stripe
     return not is_image, sum(bucket.height * bucket.width for bucket in buckets), buckets
 
 
-def _rank(unit: Unit, size: int) -> tuple[int, int]:
+def _rank(unit: Unit, size: int) -> int:
     """What is much longer than a unit is meant to be comes first, remainders last."""
     if unit.windows > _LONG * size:
-        return 0, -unit.windows
-    return (1, 0) if 2 * unit.windows >= size else (2, 0)
+        return _LONGEST
+    return _WHOLE if 2 * unit.windows >= size else _REMAINDER
 
 
 def _unit_windows(config: Config, windows: int) -> int:
@@ -108,29 +122,24 @@ def _even(whole: int, size: int) -> int:
     return -(-whole // -(-whole // size))
 
 
-def _stripes(
-    config: Config, recipe: Recipe, sources: Iterable[SourcePlan]
-) -> dict[tuple[bool, tuple[Bucket, ...]], list[Piece]]:
-    """What is missing by kind and buckets; files in order, and their clips in order of start."""
-    wanted = [s for s in sources if s.failure is None and not s.coverage.complete(s.buckets)]
-    wanted.sort(key=_place)
-    same = _Same()
-    stripes: dict[tuple[bool, tuple[Bucket, ...]], list[Piece]] = {}
-    for (_, (uri, pinned)), group in groupby(wanted, key=lambda s: (s.buckets, s.file)):
+def _stripes(recipe: Recipe, sources: PlannedSources) -> tuple[dict[_Kind, Packed[Piece]], int]:
+    """What is missing by kind and buckets, files in order and their clips in order of start; and
+    its windows.
+    """
+    same, windows = _Same(), 0
+    stripes: dict[_Kind, Packed[Piece]] = {}
+    wanted = (source for source in sources.values() if not source.settled)
+    for (uri, pinned), group in groupby(wanted, key=lambda source: source.file):
         clips = list(group)
+        count = Counter(source.buckets for source in clips)
         for source in clips:
             # Nothing but decoding from the start tells which of a source's own frames is the n-th.
             splittable = recipe.fps is not None and not source.is_image
             for task in _clip_tasks(recipe, source, same):
-                piece = Piece(uri, pinned, task, splittable, alone=len(clips) == 1)
-                stripes.setdefault((source.is_image, task.buckets), []).append(piece)
-    return stripes
-
-
-def _place(source: SourcePlan) -> tuple[Any, ...]:
-    """Order of sources: by buckets, by file, and by start within it."""
-    uri, pinned = source.file
-    return source.buckets, uri, pinned or "", source.start or 0.0, source.source_id
+                piece = Piece(uri, pinned, task, splittable, alone=count[source.buckets] == 1)
+                stripes.setdefault((source.is_image, task.buckets), Packed()).append(piece)
+                windows += task.windows
+    return stripes, windows
 
 
 class _Same:

@@ -169,7 +169,7 @@ def benchmark_pipeline(
     print(json.dumps({**conditions(), **found}))
 
 
-def plan_of(config: Config, recipe: Recipe) -> tuple[tuple[Unit, ...], dict[Bucket, int]]:
+def plan_of(config: Config, recipe: Recipe) -> tuple[Sequence[Unit], dict[Bucket, int]]:
     """Units and windows of a run into an empty cache. Raises ``UserError`` where there are none."""
     manifest = Manifest(Store(config.output.uri, config.storage))
     catalog = read_catalog(config, keep=False)

@@ -14,6 +14,7 @@ from pipeline.commit import Committer
 from pipeline.errors import Reason
 from pipeline.metrics import SILENT
 from pipeline.packs import Event, facts_to_json
+from pipeline.planned import PlannedSources
 from pipeline.stages.write import Written
 
 NEVER = 1e9
@@ -37,7 +38,7 @@ class Memory:
 
 
 def committer(*plans, manifest=None, seconds=NEVER, meter=SILENT):
-    sources = {plan.source_id: plan for plan in plans}
+    sources = PlannedSources.of(plans)
     return Committer(manifest or Memory(), "run", "contract", sources, seconds, meter=meter)
 
 

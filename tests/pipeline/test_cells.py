@@ -33,6 +33,7 @@ from pipeline.leases import Fence, LeaseLostError, Leases
 from pipeline.manifest import Manifest
 from pipeline.measured import NOTHING, Measured
 from pipeline.packs import Event, facts_to_json
+from pipeline.planned import PlannedSources
 from pipeline.stages.write import Written
 
 RECIPE = make_recipe()
@@ -98,13 +99,13 @@ def test_cells_hold_every_source_once_and_all_of_a_file(rows, encoders, count, d
         for n, (file, buckets, frames) in enumerate(rows)
     ]
     config = config_of(encoders, decode_tasks=decoders)
-    cells = make_cells(config, RECIPE, planned, min(count, encoders))
+    cells = make_cells(config, RECIPE, PlannedSources.of(planned), min(count, encoders))
     files = {source.file for source in planned}
     assert len(cells) == min(count, encoders, len(files))
-    assert Counter(s.source_id for c in cells for s in c.sources) == Counter(
+    assert Counter(s.source_id for c in cells for s in c.sources.values()) == Counter(
         s.source_id for s in planned
     )
-    assert sum(len({s.file for s in cell.sources}) for cell in cells) == len(files)
+    assert sum(len({s.file for s in cell.sources.values()}) for cell in cells) == len(files)
     assert all(cell.sources for cell in cells)
     assert sum(cell.config.run.encoders for cell in cells) == encoders
     assert all(cell.config.run.decode_tasks >= 1 for cell in cells)
@@ -112,7 +113,7 @@ def test_cells_hold_every_source_once_and_all_of_a_file(rows, encoders, count, d
 
 def test_work_is_divided_by_encoders():
     planned = [make_source(f"s{n:03}", uri=f"/{n:03}.mp4") for n in range(300)]
-    cells = make_cells(config_of(3, decode_tasks=6), RECIPE, planned, 2)
+    cells = make_cells(config_of(3, decode_tasks=6), RECIPE, PlannedSources.of(planned), 2)
     assert [len(cell.sources) for cell in cells] == [200, 100]
     assert [cell.config.run.decode_tasks for cell in cells] == [4, 2]
 
@@ -143,7 +144,9 @@ def ended(name, windows):
 
 
 def cell_of(*names):
-    return Cell(config_of(commit_seconds=1e9), tuple(make_source(name) for name in names))
+    return Cell(
+        config_of(commit_seconds=1e9), PlannedSources.of(make_source(name) for name in names)
+    )
 
 
 def test_a_cell_commits_what_comes_and_gives_the_rest_up(work):
@@ -212,7 +215,7 @@ def test_a_new_driver_goes_on_where_the_dead_one_was(work):
     manifest.append("sources", rows)
     manifest.append("samples", [sample_row(make_segment("begun", 0, 2, SMALL))])
     left, tally = left_of(manifest, "run", cell)
-    assert {source.source_id: source.coverage.held for source in left.sources} == {
+    assert {source.source_id: source.coverage.held for source in left.sources.values()} == {
         "begun": {SMALL: ((0, 2),)},
         "new": {},
     }

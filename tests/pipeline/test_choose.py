@@ -83,6 +83,7 @@ def test_columns_choose_as_rows_do(data, overwrite, retry, chunks):
     catalog = pa.concat_tables(
         pa.Table.from_pylist(sources[k::chunks], CATALOG) for k in range(chunks)
     )
+    catalog = catalog.append_column("row", pa.array(range(len(names)), pa.int64()))
     table = pa.Table.from_pylist(list(latest.values()), SOURCES)
     choice = Chooser(CONFIG, RECIPE, overwrite, retry).choose(catalog, table)
 
@@ -101,5 +102,11 @@ def test_columns_choose_as_rows_do(data, overwrite, retry, chunks):
     assert choice.quarantined == quarantined
     assert choice.kinds == kinds
     assert choice.standing == standing
-    assert {s.source_id: (s.attempts, s.revision) for s in choice.todo} == todo
-    assert len(choice.todo) + sum(choice.standing.values()) == len(sources)
+    rows = choice.todo.to_pylist()
+    ids = catalog["source_id"].to_pylist()
+    assert {ids[row["row"]]: (row["attempts"], row["revision"]) for row in rows} == todo
+    for row in rows:
+        before = latest.get(ids[row["row"]])
+        version = catalog["version"][row["row"]].as_py()
+        assert row["same_bytes"] == (before is not None and before["version"] == version)
+    assert len(rows) + sum(choice.standing.values()) == len(sources)

@@ -12,6 +12,7 @@ from helpers import (
 
 from pipeline.commit import Committer
 from pipeline.errors import Reason, SourceError, UserError
+from pipeline.planned import PlannedSources
 from pipeline.stages.write import Written
 
 
@@ -94,7 +95,7 @@ def test_removed_sources_get_tombstones(tmp_path):
     manifest = make_manifest(tmp_path)
     rows = [source_row("a", revision=3), source_row("b", status="failed", reason="missing")]
     manifest.append("sources", rows)
-    chosen = Committer(manifest, "r2", "contract", {}, NEVER)
+    chosen = Committer(manifest, "r2", "contract", PlannedSources(), NEVER)
     chosen.bury(manifest.read("sources"))
     found = {
         (row["source_id"], row["revision"]): row for row in manifest.read("sources").to_pylist()
@@ -114,7 +115,7 @@ def test_who_lost_its_lease_buries_nothing(tmp_path):
 
     manifest = make_manifest(tmp_path)
     manifest.append("sources", [source_row("a")])
-    chosen = Committer(manifest, "r2", "contract", {}, NEVER, guard=guard)
+    chosen = Committer(manifest, "r2", "contract", PlannedSources(), NEVER, guard=guard)
     with pytest.raises(UserError, match="took over"):
         chosen.bury(manifest.read("sources"))
     assert manifest.version("sources") == 0

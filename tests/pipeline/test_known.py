@@ -22,6 +22,7 @@ from pipeline.carry import recall_known
 from pipeline.coverage import Coverage
 from pipeline.known import KnownRun, Place, cut, places
 from pipeline.packs import Reference
+from pipeline.planned import PlannedSources
 from pipeline.sources import Previous
 from pipeline.tasks import make_units
 
@@ -159,7 +160,7 @@ def test_tasks_get_what_their_windows_may_be():
     frames = 17 * 60
     facts = make_facts(frames=frames, duration=frames / 25)
     source = make_source("s", facts=facts, known=runs)
-    units = make_units(config, make_recipe(config), [source])
+    units = make_units(config, make_recipe(config), PlannedSources([source]))
     clips = [clip for unit in units for file in unit.files for clip in file.clips]
     assert [clip.ranges for clip in clips] == [
         *(((n, n + 12),) for n in range(0, 48, 12)),

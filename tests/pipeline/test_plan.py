@@ -56,7 +56,7 @@ def test_a_skipped_source_stays_skipped(data):
     plan = data.plan()
     assert kinds(plan) == {"reusable": 1}
     assert plan.standing["skipped"] == 1
-    assert plan.units == ()
+    assert not plan.units
 
 
 def test_a_new_version_is_changed_and_probed_anew(data):
@@ -202,7 +202,7 @@ def test_a_source_that_comes_back_unchanged_is_taken_up_where_it_was(data):
     assert kinds(again) == {"changed": 1}
     assert only(again).generation == only(plan).generation
     assert only(again).revision == 3
-    assert again.units == ()  # all of its windows are there
+    assert not again.units  # all of its windows are there
 
 
 # ---- overwrite, removal, limits
@@ -272,7 +272,7 @@ def test_only_missing_windows_are_planned(data):
     assert clips(data.plan())[0].ranges == ((2, 3),)
     data.hold(source, 2, 1)
     done = data.plan()
-    assert done.units == ()
+    assert not done.units
     assert only(done).coverage.complete([SMALL])
     assert only(done).coverage.frames_actual == 90
 

@@ -69,7 +69,7 @@ def test_a_hinted_source_that_ended_before_its_header_was_recorded(data):
     first = data.plan(buckets=BUCKETS)
     data.hold(only(first), 0, 5, WIDE, last=True, frames_actual=100)
     resumed = data.plan(buckets=BUCKETS)
-    assert resumed.units == ()
+    assert not resumed.units
     data.finish(resumed)
     assert kinds(data.plan(buckets=BUCKETS)) == {"reusable": 1}
     assert kinds(data.plan(buckets=BUCKETS, windows__tail="pad")) == {"changed": 1}

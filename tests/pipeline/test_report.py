@@ -14,6 +14,7 @@ from pipeline.errors import Reason, SourceError
 from pipeline.forecast import Forecast, Rate
 from pipeline.known import KnownRun
 from pipeline.plan import Plan
+from pipeline.planned import PlannedSources, PlannedUnits
 from pipeline.progress import human_seconds
 from pipeline.report import (
     RunReport,
@@ -36,11 +37,13 @@ def make_plan(**changes):
         "kinds": KINDS,
         "standing": Counter(ok=5, failed=1),
         "carried": SAMPLES.empty_table(),
-        "sources": {
-            "a": make_source("a"),
-            "b": make_source("b", failure=SourceError(Reason.MISSING, "gone")),
-        },
-        "units": (Unit((FileTask("/v/a.mp4", None, (clip,)),)),),
+        "sources": PlannedSources.of(
+            [
+                make_source("a"),
+                make_source("b", failure=SourceError(Reason.MISSING, "gone")),
+            ]
+        ),
+        "units": PlannedUnits([Unit((FileTask("/v/a.mp4", None, (clip,)),))]),
         "removed": pa.table({"source_id": ["x", "y"]}),
         "columns": pa.table({}),
         "total": 11,
@@ -210,7 +213,7 @@ def test_the_summary_says_how_busy_encoders_were():
 
 def test_what_is_kept_is_said():
     known = KnownRun("data/h32w32/x", 0, (0, 17), bytes(2 * 24))
-    plan = make_plan(sources={"a": make_source("a", known=(known, known))})
+    plan = make_plan(sources=PlannedSources([make_source("a", known=(known, known))]))
     assert "held already: 4 windows of these sources" in plan_text(plan, FORECAST)
     assert "held already" not in plan_text(make_plan(), FORECAST)
     report = RunReport(

@@ -11,6 +11,7 @@ from helpers import make_config, make_facts, make_recipe, make_segment, make_sou
 from pipeline.buckets import Bucket
 from pipeline.config import load_config
 from pipeline.metrics import SILENT
+from pipeline.planned import PlannedSources
 from pipeline.stages.decode import _Packer
 from pipeline.tasks import make_units, pack_windows
 
@@ -68,7 +69,7 @@ def mixed():
 @pytest.mark.parametrize("fps", ["25", None])
 def test_twenty_mixed_buckets_still_give_full_packs_and_shards(mixed, fps):
     config = config_of(windows__fps=fps)
-    units = make_units(config, make_recipe(config), mixed)
+    units = make_units(config, make_recipe(config), PlannedSources.of(mixed))
     by_bucket, asked = defaultdict(list), {}
     arrived = []
     for unit in units:
@@ -99,7 +100,7 @@ def test_twenty_mixed_buckets_still_give_full_packs_and_shards(mixed, fps):
 def test_nothing_is_shuffled(mixed):
     """Of a bucket, sources come in the order of their names, but for a few drawn forward."""
     config = config_of()
-    units = make_units(config, make_recipe(config), mixed)
+    units = make_units(config, make_recipe(config), PlannedSources.of(mixed))
     for bucket in TWENTY[:3]:
         order = [
             file.uri for unit in units for file in unit.files if file.clips[0].buckets == (bucket,)
@@ -116,7 +117,8 @@ def test_a_pack_is_seconds_of_work_within_its_bytes():
     assert pack_windows(config, bucket) == by_bytes > 24
     assert pack_windows(config, bucket, 4 / 24) == 24
     assert pack_windows(config, bucket, 60.0) == 12  # a segment
-    [unit] = make_units(config, make_recipe(config), [source("a", 11, bucket)], {bucket: 4 / 24})
+    one = PlannedSources([source("a", 11, bucket)])
+    [unit] = make_units(config, make_recipe(config), one, {bucket: 4 / 24})
     assert unit.packs == ((bucket.name, 12),)
 
 
@@ -124,7 +126,7 @@ def test_the_longest_units_come_first():
     config = config_of(windows__fps=None, run__decode_tasks=1)
     film = source("z", 5000, TWENTY[0])
     sources = [source(f"{n:03}", 10, TWENTY[n % 2]) for n in range(400)]
-    units = make_units(config, make_recipe(config), [*sources, film])
+    units = make_units(config, make_recipe(config), PlannedSources.of([*sources, film]))
     assert "z" in [clip.source_id for file in units[0].files for clip in file.clips]
     assert units[0].windows >= 5000
     assert max(unit.windows for unit in units[1:]) <= 200
@@ -154,7 +156,7 @@ def test_a_long_video_and_short_clips_end_near_the_ideal(fps, decoders, decode_s
     bucket, encode_s = TWENTY[3], 0.2
     sources = [source("hour", hour, bucket)]
     sources += [source(f"{n:04}", windows, bucket) for n, windows in enumerate(clips)]
-    units = make_units(config, make_recipe(config), sources)
+    units = make_units(config, make_recipe(config), PlannedSources.of(sources))
     total = hour + sum(clips)
     ideal = max(total * encode_s / 4, total * decode_s / decoders)
     if fps is None:  # one decoder has to decode the hour from its start

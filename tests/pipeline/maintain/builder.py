@@ -19,6 +19,7 @@ from pipeline.live import newest_by_source
 from pipeline.maintain.vacuum import Keep
 from pipeline.manifest import Manifest
 from pipeline.packs import Event, PackMeta, facts_to_json, to_batch
+from pipeline.planned import PlannedSources
 from pipeline.reader.build import publish_index
 from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.storage import Store
@@ -105,7 +106,8 @@ class Builder:
             )
             for source, version in wanted
         }
-        committer = Committer(self.manifest, run, CONTRACT.contract_id, plans, 1e9)
+        planned = PlannedSources.of(plans.values())
+        committer = Committer(self.manifest, run, CONTRACT.contract_id, planned, 1e9)
         shards: set[str] = set()
         for bucket in chosen:
             written = self._written(wanted, plans, bucket, stop, frames, segment)
@@ -163,7 +165,9 @@ class Builder:
             for n, row in enumerate(newest.select(["source_id", "status"]).to_pylist())
             if row["source_id"] in sources and row["status"] != "removed"
         ]
-        committer = Committer(self.manifest, f"run-{self._runs:04}", CONTRACT.contract_id, {}, 1e9)
+        committer = Committer(
+            self.manifest, f"run-{self._runs:04}", CONTRACT.contract_id, PlannedSources(), 1e9
+        )
         committer.bury(newest.take(rows))
 
     def publish(self) -> int:
