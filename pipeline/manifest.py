@@ -33,6 +33,9 @@ _TABLE_SETTINGS = {
 
 SNAPSHOT_FOLDER = "snapshots"
 
+_CAPTIONS_AT_ONCE = 200_000
+"""Rows of ``captions`` of one commit: delta-rs takes some kilobytes for each while it writes."""
+
 _READ_AHEAD = {"batch_size": 65_536, "batch_readahead": 2, "fragment_readahead": 2}
 """How much of a table is in memory at once while it is read."""
 
@@ -239,16 +242,17 @@ class Manifest:
 
         Raises ``UserError`` when a column has another type than it had before.
         """
-        count = rows.num_rows
         known = self.schema("captions")
         for name in rows.column_names:
             if name in known.names and rows[name].type != known.field(name).type:
                 rows = self._cast(rows, name, known.field(name).type)
-        stamped = rows.append_column("run_id", pa.array([run_id] * count, pa.string()))
-        if count:
+        at = pa.scalar(now(), TABLES["captions"].field("committed_at").type)
+        for first in range(0, rows.num_rows, _CAPTIONS_AT_ONCE):
             guard()
-        times = pa.array([now()] * count, TABLES["captions"].field("committed_at").type)
-        self.append("captions", stamped.append_column("committed_at", times))
+            some = rows.slice(first, _CAPTIONS_AT_ONCE)
+            stamped = some.append_column("run_id", pa.repeat(run_id, some.num_rows))
+            times = pa.repeat(at, some.num_rows)
+            self.append("captions", stamped.append_column("committed_at", times))
 
     def schema(self, table: str) -> pa.Schema:
         """The columns of a table as they are now."""

@@ -104,7 +104,8 @@ def make_plan(
     total, compared = catalog.sources.num_rows, todo.complete.num_rows > 0
     rebuild = run_id if overwrite else None
     sources = PlannedSources(_resolved(todo, recipe, probe, rebuild))
-    del catalog, todo  # as large as all that is planned
+    del catalog, todo  # larger than what is planned
+    pa.default_memory_pool().release_unused()
     sources = _with_coverage(sources, manifest)
     carried = SAMPLES.empty_table()
     if compared:

@@ -165,9 +165,8 @@ class Builder:
             for n, row in enumerate(newest.select(["source_id", "status"]).to_pylist())
             if row["source_id"] in sources and row["status"] != "removed"
         ]
-        committer = Committer(
-            self.manifest, f"run-{self._runs:04}", CONTRACT.contract_id, PlannedSources(), 1e9
-        )
+        run = f"run-{self._runs:04}"
+        committer = Committer(self.manifest, run, CONTRACT.contract_id, PlannedSources(), 1e9)
         committer.bury(newest.take(rows))
 
     def publish(self) -> int:
