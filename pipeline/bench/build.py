@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,20 +104,34 @@ def change_one(folder: Path) -> None:
     pq.write_table(table.set_column(column, "version", pa.array(versions)), folder / "list.parquet")
 
 
+def write_hinted_list(folder: Path, sources: int, windows: int) -> None:
+    """A list of videos on S3 with columns that stand for their headers."""
+    rng = np.random.default_rng(0)
+    frames = WINDOW_FRAMES * windows + rng.integers(WINDOW_FRAMES, size=sources)
+    size = dict(zip(("width", "height"), _SIZES[0], strict=True))
+    hints = {**size, "fps": np.full(sources, 24.0), "frames": frames}
+    columns = {name: np.broadcast_to(values, sources) for name, values in hints.items()}
+    pq.write_table(pa.table({**_list(sources), **columns}), folder / "list.parquet")
+
+
 def _write_list(folder: Path, sources: int) -> None:
     """URIs on S3, but for the source in the middle, which may be changed later."""
+    table = _list(sources)
+    table["video"][sources // 2] = str(folder / "changed.png")
+    pq.write_table(pa.table(table), folder / "list.parquet")
+
+
+def _list(sources: int) -> dict[str, Any]:
+    """Columns of a list: URIs on S3, versions, captions of 100 characters, two more."""
     rng = np.random.default_rng(0)
-    uris = [f"s3://bucket/clips/{n // 1000:06d}/{n:09d}.mp4" for n in range(sources)]
-    uris[sources // 2] = str(folder / "changed.png")
     words = rng.integers(len(_WORDS), size=(sources, 20)).tolist()
-    table = {
-        "video": uris,
+    return {
+        "video": [f"s3://bucket/clips/{n // 1000:06d}/{n:09d}.mp4" for n in range(sources)],
         "version": _hexadecimal(rng, sources, 32),
         "caption": [" ".join(_WORDS[n] for n in row) for row in words],
         "score": rng.random(sources),
         "clip": np.arange(sources),
     }
-    pq.write_table(pa.table(table), folder / "list.parquet")
 
 
 def _hexadecimal(rng: np.random.Generator, count: int, digits: int) -> pa.Array:

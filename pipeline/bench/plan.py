@@ -1,34 +1,43 @@
-"""Memory and time of a plan: sources that are to be encoded, and the tasks they are cut into.
+"""Memory and time of a driver until its first task: the list, the plan and the committer.
 
 Examples:
   python jobs/benchmark.py plan --sources 10000 --windows 2000
   python jobs/benchmark.py plan --sources 100000 1000000 --windows 20
 
-Sources with facts as a header gives them, all new, are cut into units for 64 encoders and 256
-decode tasks, in a process of its own for every number. Nothing is read or written. `sources` and
-`units` are what each adds to the memory of the driver; `code` is what it holds before.
+A Parquet list of new sources, with captions and with columns that stand for headers, is read as a
+run reads it, planned into an empty cache for 64 encoders and 256 decode tasks, and given to a
+committer, in a process of its own for every number. `code` is what the driver holds before,
+`catalog` what the list adds, `sources`, `units` and `committer` what is held of the plan while a
+run works; `peak` is the highest of the whole process.
 """
 
 import argparse
 import json
 import os
+import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from pipeline.bench.apart import apart
+from pipeline.bench.build import bench_config, write_hinted_list
 from pipeline.bench.measure import conditions, resident_bytes
 from pipeline.buckets import Bucket
+from pipeline.catalog import Catalog, read_catalog
 from pipeline.cli import positive
-from pipeline.config import load_config
-from pipeline.identity import stable_hash
+from pipeline.commit import Committer
+from pipeline.errors import UserError
+from pipeline.forecast import make_forecast
+from pipeline.graph import UNITS_AT_ONCE
+from pipeline.manifest import Manifest
+from pipeline.plan import make_plan
+from pipeline.ray_runner import RayRunner
 from pipeline.recipe import Recipe
-from pipeline.report import human_bytes
-from pipeline.sources import SourcePlan
-from pipeline.tasks import make_units
-from pipeline.video.facts import VideoFacts
-from pipeline.weights import make_contract, resolve_vae
-from pipeline.windows import WINDOW_FRAMES
+from pipeline.report import human_bytes, plan_text
+from pipeline.storage import Store
+from pipeline.weights import make_contract
+
+_RUN = "bench"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,23 +46,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=positive, default=20, help="of each source (20)")
     parser.add_argument("--height", type=int, default=256, help="of the bucket, in pixels (256)")
     parser.add_argument("--width", type=int, default=256, help="of the bucket, in pixels (256)")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
-    heads = ("sources", "units", "packs", "code", "sources", "units", "seconds")
-    print(" ".join(f"{head:>10}" for head in heads))
+    try:
+        bucket = Bucket(args.height, args.width)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    sizes = ("code", "catalog", "sources", "units", "committer", "peak")
+    heads = ("sources", "units", "packs", *sizes, "seconds")
+    print(" ".join(f"{head:>9}" for head in heads))
     found = []
     for count in args.sources:
-        one = apart(planned, count, args.windows, args.height, args.width)
+        with tempfile.TemporaryDirectory(dir=args.folder) as name:
+            apart(write_hinted_list, Path(name), count, args.windows)
+            one = apart(planned, Path(name), bucket)
         found.append(asdict(one))
-        sizes = (one.code_bytes, one.sources_bytes, one.units_bytes)
-        print(
-            f"{one.sources:>10} {one.units:>10} {one.packs:>10} "
-            + " ".join(f"{human_bytes(size):>10}" for size in sizes)
-            + f" {one.seconds:>10.1f}",
-            flush=True,
-        )
+        cells = [f"{one.sources}", f"{one.units}", f"{one.packs}"]
+        cells += [human_bytes(found[-1][f"{size}_bytes"]) for size in sizes]
+        print(" ".join(f"{cell:>9}" for cell in [*cells, f"{one.seconds:.1f}"]), flush=True)
     print(json.dumps({**conditions(), "plans": found}))
 
 
@@ -65,79 +78,54 @@ class Planned:
     units: int
     packs: int
     code_bytes: int
+    catalog_bytes: int
     sources_bytes: int
     units_bytes: int
+    committer_bytes: int
+    peak_bytes: int
     seconds: float
 
 
-def planned(count: int, windows: int, height: int, width: int) -> Planned:
-    """Make the sources, then the units. Raises ``UserError`` for a bucket that is none."""
-    fields = {
-        "dataset.uri": "unused",
-        "output.uri": "unused",
-        "windows.fps": "24",
-        "buckets": [{"height": height, "width": width}],
-        "vae.random_seed": 0,
-        "vae.widths": {"encoder_ch": 32, "encoder_ch_mult": [1, 1, 1, 8]},
-        "run.encoders": 64,
-        "run.decode_tasks": 256,
-    }
-    config = load_config(None, (), fields)
-    config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
-    recipe = Recipe.from_config(config, make_contract(config))
-    bucket, begun, code = config.bucket_list[0], time.perf_counter(), _resident()
-    sources = list(_sources(count, windows, bucket))
-    with_sources = _resident()
-    units = make_units(config, recipe, sources)
+def planned(folder: Path, bucket: Bucket) -> Planned:
+    """Do what a driver does until its first task. Raises ``UserError``."""
+    config = bench_config(folder, [bucket])
+    workers = {"encoders": 64, "decode_tasks": 256}
+    config = config.model_copy(update={"run": config.run.model_copy(update=workers)})
+    contract = make_contract(config)
+    recipe, runner = Recipe.from_config(config, contract), RayRunner(config)
+    manifest = Manifest(Store(config.output.uri, config.storage))
+    code, catalog, begun = _resident(), 0, time.perf_counter()
+
+    def listed() -> Catalog:
+        nonlocal catalog
+        found = read_catalog(config, keep=True)
+        catalog = _resident() - code
+        return found
+
+    plan = make_plan(config, listed(), manifest, recipe, _RUN, runner.probe)
+    plan_text(plan, make_forecast(config, contract, manifest, plan.windows))
+    manifest.append_columns(_RUN, plan.columns)
+    before = _resident()
+    committer = Committer(manifest, _RUN, contract.contract_id, plan.sources, 30.0, plan.carried)
+    after = _resident()
+    for first in range(0, len(plan.units), UNITS_AT_ONCE):
+        for unit in plan.units[first : first + UNITS_AT_ONCE]:
+            unit.to_json()
+    seconds = time.perf_counter() - begun
+    if committer.tally.statuses:
+        raise RuntimeError(f"sources ended without any work: {dict(committer.tally.statuses)}")
     return Planned(
-        count,
-        len(units),
-        sum(unit.pack_count for unit in units),
+        len(plan.sources),
+        len(plan.units),
+        plan.packs,
         code,
-        with_sources - code,
-        _resident() - with_sources,
-        time.perf_counter() - begun,
+        catalog,
+        plan.sources.nbytes,
+        plan.units.nbytes,
+        after - before,
+        resident_bytes(os.getpid()) or 0,
+        seconds,
     )
-
-
-def _sources(count: int, windows: int, bucket: Bucket) -> Iterator[SourcePlan]:
-    frames = WINDOW_FRAMES * windows
-    for n in range(count):
-        identity = stable_hash([n])
-        yield SourcePlan(
-            source_id=identity,
-            user_id=None,
-            uri=f"s3://bucket/clips/{n // 1000:06d}/{n:09d}.mp4",
-            start=None,
-            end=None,
-            version=f"{identity[:16]}-{n}",
-            pinned=True,
-            revision=1,
-            attempts=0,
-            facts=VideoFacts(
-                width=1280,
-                height=720,
-                coded_width=1280,
-                coded_height=720,
-                sar_num=1,
-                sar_den=1,
-                rotation=0,
-                fps=24.0,
-                frames=frames,
-                duration=frames / 24,
-                codec="h264",
-                pixel_format="yuv420p",
-                time_base_num=1,
-                time_base_den=12288,
-                origin=0,
-                container="mov,mp4,m4a,3gp,3g2,mj2",
-                is_image=False,
-            ),
-            recipe="r",
-            window_recipe="w",
-            generation=stable_hash([identity]),
-            buckets=(bucket,),
-        )
 
 
 def _resident() -> int:

@@ -14,4 +14,8 @@ def test_plans_of_two_sizes(capsys):
     assert [one["sources"] for one in found] == [10, 300]
     assert 0 < found[0]["packs"] < found[1]["packs"]
     assert 40 * 300 / 20 * 0.9 < found[1]["packs"] < 40 * 300
-    assert all(one["code_bytes"] > 10**7 and one["seconds"] > 0 for one in found)
+    for one in found:
+        assert 10**7 < one["code_bytes"] < one["peak_bytes"]
+        assert one["seconds"] > 0
+        assert one["units_bytes"] > 100
+        assert 0 < one["sources_bytes"] < 400 * one["sources"]
