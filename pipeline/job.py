@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import pyarrow as pa
+
 from pipeline.canary import check_fidelity
 from pipeline.catalog import Catalog, read_catalog
 from pipeline.cells import Cell, CellWork, count_cells, make_cells
@@ -205,6 +207,7 @@ class _Job:
 
     def list_sources(self) -> Catalog:
         catalog = read_catalog(self.config, keep=not self.options.plan_only)
+        pa.default_memory_pool().release_unused()  # of what the list was read from
         for note in catalog.notes:
             tell(f"dataset: {note}")
         return catalog

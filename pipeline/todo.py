@@ -39,6 +39,7 @@ class Todo:
     @classmethod
     def of(cls, sources: pa.Table, chosen: pa.Table, earlier: pa.Table) -> Self:
         """Sources of a catalog, which of them need work, and rows of the cache for these."""
+        chosen = chosen.sort_by("row")
         chosen = chosen.take(_order(sources, chosen["row"]))
         recalled = newest_by_source(earlier)
         complete = newest_by_source(verdicts(earlier))
@@ -58,9 +59,10 @@ class Todo:
 
 
 def _order(sources: pa.Table, rows: pa.ChunkedArray) -> pa.Array:
-    """The order of these rows of a catalog by file, and by start within it."""
-    names = ["uri", "pinned", "version", "start", "source_id"]
-    wanted = sources.select(names).take(rows)
+    """The order of these rows of a catalog, by ascending numbers, by file and start within it."""
+    wanted = sources.select(["uri", "pinned", "version", "start", "source_id"])
+    if len(rows) < wanted.num_rows:
+        wanted = wanted.take(rows)
     keys = pa.table(
         {
             "uri": wanted["uri"],

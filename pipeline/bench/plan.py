@@ -19,6 +19,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline.bench.apart import apart
 from pipeline.bench.build import bench_config, write_hinted_list
 from pipeline.bench.measure import conditions, resident_bytes
@@ -99,6 +101,7 @@ def planned(folder: Path, bucket: Bucket) -> Planned:
     def listed() -> Catalog:
         nonlocal catalog
         found = read_catalog(config, keep=True)
+        pa.default_memory_pool().release_unused()
         catalog = _resident() - code
         return found
 
