@@ -6,19 +6,19 @@ arithmetic of this file's own. A wrong range of values, order of channels or of 
 checkpoint whose halves do not belong together, shows in the one or the other.
 """
 
+from __future__ import annotations
+
 import gc
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from pipeline.buckets import Bucket
 from pipeline.config import Config, StorageConfig
 from pipeline.contract import Contract
-from pipeline.encode import window_noise
 from pipeline.errors import UserError
 from pipeline.packs import FRAMES, rows
 from pipeline.psnr import mean_squared_error, psnr
@@ -30,7 +30,9 @@ from pipeline.stages.write import RESULT, Written, make_write_fn
 from pipeline.storage import Store
 from pipeline.units import Unit
 from pipeline.weights import load_vae
-from vae import AutoencoderKL
+
+if TYPE_CHECKING:  # a driver does without
+    from vae import AutoencoderKL
 
 WINDOWS = 4
 """Windows of the pack that are looked at, at the most."""
@@ -145,6 +147,8 @@ def run_canary(
     Takes the memory of one encoder, then that of the whole VAE, and gives both back. Raises
     ``CanaryError`` for latents of the wrong shape, ``UserError`` where weights cannot be loaded.
     """
+    import torch
+
     with tempfile.TemporaryDirectory(prefix="t2v-canary-") as folder:
         seen = next(_windows(config, units, recipe, make_encoder, folder), None)
     if seen is None:
@@ -232,6 +236,10 @@ def fresh_latents(
     vae: AutoencoderKL, frames: np.ndarray, sample_id: str, recipe: Recipe
 ) -> dict[str, np.ndarray]:
     """The statistics of one window, uint8 ``[T, H, W, 3]``, encoded alone."""
+    import torch
+
+    from pipeline.encode import window_noise
+
     values = frames.astype(np.float32) / np.float32(127.5) - np.float32(1)
     x = torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))[None]
     posterior = vae.posterior(x.to(vae.device, vae.dtype))
@@ -261,6 +269,8 @@ def decoded_psnr(
 
     Only the first ``valid_frames`` count (default: all).
     """
+    import torch
+
     given = torch.from_numpy(latent.copy())[None].to(vae.device, vae.dtype)
     decoded = vae.decode(given)[0, :valid_frames].float().cpu()
     if not torch.isfinite(decoded).all():

@@ -13,7 +13,7 @@ from pipeline.contract import Contract
 from pipeline.manifest import Manifest
 from pipeline.recipe import latent_values
 from pipeline.weights import vae_config
-from vae import encoding_cost
+from vae import encoding_flops
 
 ASSUMED_TFLOPS = {"cuda": 350.0, "cpu": 0.05}
 """Rates assumed before a cache has a run of its own: bfloat16 convolutions on one H100 reach about
@@ -93,9 +93,9 @@ class Forecast:
 
 
 def window_flop(config: Config, buckets: list[Bucket]) -> dict[Bucket, float]:
-    """FLOPs of encoding one window at each bucket, counted on tensors that hold no data."""
+    """FLOPs of encoding one window at each bucket."""
     model = vae_config(config.vae)
-    return {b: float(encoding_cost(model, b.height, b.width).flops) for b in buckets}
+    return {b: float(encoding_flops(model, b.height, b.width)) for b in buckets}
 
 
 def encoder_rate(config: Config, manifest: Manifest) -> Rate:

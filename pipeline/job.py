@@ -23,7 +23,6 @@ from pipeline.logs import LogFormat, fail, logging_to_stderr, tell, warn
 from pipeline.manifest import Guard, Manifest, now, unguarded
 from pipeline.measured import Measured, measured_before
 from pipeline.metrics import Command, RunState
-from pipeline.page.make import write_reports
 from pipeline.plan import Plan, Prober, make_plan, recalling
 from pipeline.planned import PlannedSources
 from pipeline.progress import ProgressLine
@@ -37,11 +36,11 @@ from pipeline.report import (
     source_counts,
     summary_text,
 )
+from pipeline.resolving import resolve
 from pipeline.runner import LocalRunner, Runner
 from pipeline.signals import Terminated, sigterm_interrupts
 from pipeline.stages.encode import MakeEncoder, make_vae_encoder
 from pipeline.storage import Store
-from pipeline.weights import make_contract, resolve_vae
 
 EXIT_DONE = 0
 EXIT_USAGE = 1
@@ -70,13 +69,13 @@ def run_job(
     ``make_encoder`` is for benchmarks. Raises ``UserError`` when the run cannot start.
     """
     try:
-        config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
+        config, contract = resolve(config)
         with (
             logging_to_stderr(options.log_format),
             _runner(config, make_encoder) as runner,
             sigterm_interrupts(),
         ):
-            return _Job(config, options, runner).run()
+            return _Job(config, contract, options, runner).run()
     except Terminated:
         return EXIT_TERMINATED
     except KeyboardInterrupt:
@@ -102,8 +101,11 @@ def new_run_id() -> str:
 class _Job:
     """One run. Each step is a method; ``run`` reads as the list of them."""
 
-    def __init__(self, config: Config, options: JobOptions, runner: Runner) -> None:
+    def __init__(
+        self, config: Config, contract: Contract, options: JobOptions, runner: Runner
+    ) -> None:
         self.config = config
+        self.contract = contract
         self.options = options
         self.runner = runner
         self.run_id = new_run_id()
@@ -186,7 +188,7 @@ class _Job:
 
     def check_contract(self) -> Contract:
         """The configuration's contract; refuses a cache that keeps another one."""
-        wanted = make_contract(self.config)
+        wanted = self.contract
         if self.config.vae.checkpoint is None:
             warn(
                 "the VAE's weights are random (vae.random_seed): good for a demo or a test, "
@@ -345,6 +347,8 @@ class _Job:
             told["driver_seconds_per_pack"] = tally.driver_seconds / tally.efforts.packs
         self.record(state, contract, json.dumps(told))
         if snapshot is not None:
+            from pipeline.page.make import write_reports  # torch is loaded no earlier
+
             write_reports(self.config, self.manifest, snapshot, self.run_id)
         listed = tell_quarantine(self.manifest, plan.quarantined, tally, self.run_id, self.config)
         if listed:

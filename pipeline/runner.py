@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from pipeline.canary import CanaryReport, RunsCanary, run_canary
 from pipeline.config import Config
@@ -78,6 +77,8 @@ class LocalRunner:
     @property
     def accelerated(self) -> bool:
         """Whether the encoder is on a CUDA device."""
+        import torch
+
         return self.config.vae.device != "cpu" and torch.cuda.is_available()
 
     def canary(self, units: Sequence[Unit], recipe: Recipe) -> CanaryReport | None:

@@ -1,35 +1,30 @@
 """The VAE that a configuration asks for: its architecture, its weights, and the contract."""
 
+from __future__ import annotations
+
 import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from fsspec.utils import tokenize
 
+import vae
 from pipeline.config import Config, LatentsConfig, StorageConfig, VAESection, WidthsConfig
 from pipeline.contract import FORMAT_VERSION, Contract
 from pipeline.errors import SourceError, UserError
 from pipeline.reading import fetch_file, file_remedy, open_source, stat_source
 from pipeline.storage import protocol_of
 from pipeline.windows import WINDOW_FRAMES
-from vae import (
-    AutoencoderKL,
-    CheckpointError,
-    SafetensorsFile,
-    VAEConfig,
-    check_shapes,
-    checkpoint_encoder_sha256,
-    detect_config,
-    encoder_sha256,
-    latent_frames,
-    open_safetensors,
-    seeded_state_dict,
-)
-from vae import load_encoder as load_encoder_file
+from vae import VAEConfig
+
+if TYPE_CHECKING:  # a driver does without
+    import torch
+
+    from vae import AutoencoderKL, SafetensorsFile
 
 LAYOUT = "t,C,h,w"
 """Axes of one stored sample: latent frames, channels, rows, columns."""
@@ -48,7 +43,7 @@ def resolve_vae(section: VAESection, storage: StorageConfig) -> VAESection:
         return _with_numbers(section, vae_config(section))
     with _explained(section), _open_header(section.checkpoint, storage) as file:
         groups = section.widths.norm_groups or VAEConfig.norm_groups
-        found = detect_config(file.shapes, norm_groups=groups)
+        found = vae.detect_config(file.shapes, norm_groups=groups)
         for key, asked, told in (
             ("version", section.version, found.version),
             ("z_channels", section.z_channels, found.z_channels),
@@ -60,7 +55,7 @@ def resolve_vae(section: VAESection, storage: StorageConfig) -> VAESection:
                     f"{told}, or auto, which takes it from the file"
                 )
         resolved = _with_numbers(section, found)
-        check_shapes(file.shapes, vae_config(resolved), "encoder")
+        vae.check_shapes(file.shapes, vae_config(resolved), "encoder")
     return resolved
 
 
@@ -92,20 +87,20 @@ def load_encoder(
     device, dtype = _place(section)
     if section.checkpoint is None:
         model = vae_config(section)
-        return AutoencoderKL.from_state_dict(
+        return vae.AutoencoderKL.from_state_dict(
             model, random_weights(section), device=device, dtype=dtype, parts="encoder"
         )
     model = _model(section, storage)
     path = encoder_file(section.checkpoint, storage)
     with _explained(section):
-        vae, found = load_encoder_file(path, model, device=device, dtype=dtype)
+        loaded, found = vae.load_encoder(path, model, device=device, dtype=dtype)
     if sha256 not in (None, found):
         raise UserError(
             f"vae.checkpoint {section.checkpoint}: the encoder in {path} has the SHA-256 {found}, "
             f"the contract {sha256}: it was replaced while the run was at work. Start the run "
             "again; if the checkpoint is the same, remove the file"
         )
-    return vae
+    return loaded
 
 
 def load_vae(section: VAESection, storage: StorageConfig) -> AutoencoderKL:
@@ -113,26 +108,26 @@ def load_vae(section: VAESection, storage: StorageConfig) -> AutoencoderKL:
     device, dtype = _place(section)
     if section.checkpoint is None:
         model = vae_config(section)
-        weights = seeded_state_dict(model, _seed(section))
-        return AutoencoderKL.from_state_dict(model, weights, device=device, dtype=dtype)
+        weights = vae.seeded_state_dict(model, _seed(section))
+        return vae.AutoencoderKL.from_state_dict(model, weights, device=device, dtype=dtype)
     model = _model(section, storage)
     path = fetch_file(section.checkpoint, storage, DOWNLOADS)
     with _explained(section):
-        return AutoencoderKL.from_file(path, model, device=device, dtype=dtype)
+        return vae.AutoencoderKL.from_file(path, model, device=device, dtype=dtype)
 
 
 def random_weights(section: VAESection) -> dict[str, torch.Tensor]:
     """The encoder's weights that follow from ``vae.random_seed``, under the published names."""
-    return seeded_state_dict(vae_config(section), _seed(section), parts="encoder")
+    return vae.seeded_state_dict(vae_config(section), _seed(section), parts="encoder")
 
 
 def weights_sha256(section: VAESection, storage: StorageConfig) -> str:
     """Hash of the encoder's weights as stored, without making the model. Raises ``UserError``."""
     if section.checkpoint is None:
-        return encoder_sha256(random_weights(section))
+        return vae.encoder_sha256(random_weights(section))
     path = encoder_file(section.checkpoint, storage)
     with _explained(section):
-        return checkpoint_encoder_sha256(path)
+        return vae.checkpoint_encoder_sha256(path)
 
 
 def make_contract(config: Config) -> Contract:
@@ -155,7 +150,7 @@ def contract_for(model: VAEConfig, latents: LatentsConfig, sha256: str) -> Contr
         scale=1.0,
         shift=0.0,
         window_frames=WINDOW_FRAMES,
-        latent_frames=latent_frames(WINDOW_FRAMES, compression=model.compression),
+        latent_frames=vae.latent_frames(WINDOW_FRAMES, compression=model.compression),
     )
 
 
@@ -176,7 +171,7 @@ def encoder_file(uri: str, storage: StorageConfig) -> Path:
                 _fetch_encoder(uri, version, storage, target)
     except SourceError as error:
         raise UserError(f"{error.message}; {file_remedy(error)}") from error
-    except CheckpointError as error:
+    except vae.CheckpointError as error:
         raise UserError(f"vae.checkpoint {uri}: {error}") from error
     except OSError as error:
         raise UserError(
@@ -189,7 +184,7 @@ def encoder_file(uri: str, storage: StorageConfig) -> Path:
 def _fetch_encoder(uri: str, version: str, storage: StorageConfig, target: Path) -> None:
     part = target.with_suffix(".part")
     with open_source(uri, version, storage, "weights") as source, part.open("wb") as sink:
-        with open_safetensors(source) as file:
+        with vae.open_safetensors(source) as file:
             file.copy((key for key in file.tensors if key.startswith("encoder.")), sink)
         source.verify()
     part.replace(target)
@@ -206,13 +201,13 @@ def _alone(path: Path) -> Iterator[None]:
 @contextmanager
 def _open_header(uri: str, storage: StorageConfig) -> Iterator[SafetensorsFile]:
     if protocol_of(uri) == "file":
-        with open_safetensors(fetch_file(uri, storage, DOWNLOADS)) as file:
+        with vae.open_safetensors(fetch_file(uri, storage, DOWNLOADS)) as file:
             yield file
         return
     try:
         with (
             open_source(uri, None, storage, "weights") as source,
-            open_safetensors(source) as file,
+            vae.open_safetensors(source) as file,
         ):
             yield file
     except SourceError as error:
@@ -224,7 +219,7 @@ def _explained(section: VAESection) -> Iterator[None]:
     """A checkpoint's errors as the user's, with the key that names it."""
     try:
         yield
-    except CheckpointError as error:
+    except vae.CheckpointError as error:
         raise UserError(f"vae.checkpoint {section.checkpoint}: {error}") from error
 
 
@@ -262,6 +257,8 @@ def _place(section: VAESection) -> tuple[str, torch.dtype]:
     Where float32 is asked for it is meant: this process's convolutions on CUDA then do not round
     their input to the ten bits of TF32, as torch has them do.
     """
+    import torch
+
     device: str = section.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

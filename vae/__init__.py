@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vae.config import VAEConfig
     from vae.cost import Cost
     from vae.detect import detect_config
+    from vae.flops import encoding_flops
     from vae.frames import decoded_frames, fit_frames, latent_frames
     from vae.loading import check_shapes, load_encoder
     from vae.memory import MemoryPlan, encoding_cost
@@ -38,6 +39,7 @@ __all__ = [
     "detect_config",
     "encoder_sha256",
     "encoding_cost",
+    "encoding_flops",
     "fit_frames",
     "latent_frames",
     "load_encoder",
@@ -56,6 +58,7 @@ _HOMES = {
     "VAEConfig": "vae.config",
     "Cost": "vae.cost",
     "detect_config": "vae.detect",
+    "encoding_flops": "vae.flops",
     "decoded_frames": "vae.frames",
     "fit_frames": "vae.frames",
     "latent_frames": "vae.frames",

@@ -36,8 +36,8 @@ from pipeline.plan import make_plan
 from pipeline.ray_runner import RayRunner
 from pipeline.recipe import Recipe
 from pipeline.report import human_bytes, plan_text
+from pipeline.resolving import resolve
 from pipeline.storage import Store
-from pipeline.weights import make_contract
 
 _RUN = "bench"
 
@@ -91,9 +91,9 @@ class Planned:
 def planned(folder: Path, bucket: Bucket) -> Planned:
     """Do what a driver does until its first task. Raises ``UserError``."""
     config = bench_config(folder, [bucket])
-    workers = {"encoders": 64, "decode_tasks": 256}
+    workers = {"encoders": 64, "decode_tasks": 256, "runner": "ray"}
     config = config.model_copy(update={"run": config.run.model_copy(update=workers)})
-    contract = make_contract(config)
+    config, contract = resolve(config)
     recipe, runner = Recipe.from_config(config, contract), RayRunner(config)
     manifest = Manifest(Store(config.output.uri, config.storage))
     code, catalog, begun = _resident(), 0, time.perf_counter()

@@ -1,5 +1,7 @@
 """Encode: packs of windows become packs of latents, in an actor that holds one VAE."""
 
+from __future__ import annotations
+
 import os
 import secrets
 import socket
@@ -7,21 +9,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from pipeline import metrics
 from pipeline.buckets import Bucket
 from pipeline.config import Config
 from pipeline.effort import Effort
-from pipeline.encode import Encoded, WindowEncoder
 from pipeline.errors import Reason
 from pipeline.metrics import SILENT, Meter
 from pipeline.packs import FRAMES, Batch, Event, PackMeta, SegmentInfo, rows, to_batch
 from pipeline.recipe import Recipe
 from pipeline.weights import load_encoder
+
+if TYPE_CHECKING:  # torch, which a driver does without
+    from pipeline.encode import Encoded
 
 
 class EncodesWindows(Protocol):
@@ -37,6 +40,10 @@ MakeEncoder = Callable[[Config, Recipe], EncodesWindows]
 
 def make_vae_encoder(config: Config, recipe: Recipe) -> EncodesWindows:
     """The VAE of the configuration, its weights loaded."""
+    import torch
+
+    from pipeline.encode import WindowEncoder
+
     if config.run.encoder_threads is not None:
         torch.set_num_threads(config.run.encoder_threads)
     vae = load_encoder(config.vae, config.storage, recipe.contract.encoder_sha256)

@@ -15,6 +15,8 @@ import vae
         ("pipeline", ["torch", "pyarrow", "av"]),
         ("vae", ["torch"]),
         ("pipeline.stages.decode", ["torch", "deltalake", "ray"]),
+        ("pipeline.job", ["torch"]),
+        ("pipeline.ray_runner", ["torch"]),
         ("pipeline.isolated.child", ["torch", "pyarrow", "s3fs", "pydantic", "ray"]),
     ],
 )
