@@ -14,6 +14,8 @@ run works; `peak` is the highest of the whole process.
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     for count in args.sources:
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             apart(write_hinted_list, Path(name), count, args.windows)
-            one = apart(planned, Path(name), bucket)
+            one = _apart(Path(name), bucket)
         found.append(asdict(one))
         cells = [f"{one.sources}", f"{one.units}", f"{one.packs}"]
         cells += [human_bytes(found[-1][f"{size}_bytes"]) for size in sizes]
@@ -131,5 +133,17 @@ def planned(folder: Path, bucket: Bucket) -> Planned:
     )
 
 
+def _apart(folder: Path, bucket: Bucket) -> Planned:
+    """``planned`` in a process that loads what a driver does, and not all benchmarks."""
+    command = (sys.executable, "-m", "pipeline.bench.plan", str(folder), bucket.name)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return Planned(**json.loads(done.stdout))
+
+
 def _resident() -> int:
     return resident_bytes(os.getpid(), "VmRSS") or 0
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(planned(Path(sys.argv[1]), Bucket.parse(sys.argv[2])))))
