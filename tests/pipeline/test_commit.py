@@ -24,6 +24,7 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import commit
 from pipeline.coverage import Coverage, committed_coverage
 from pipeline.errors import Reason, SourceError
 from pipeline.manifest import Manifest
@@ -282,3 +283,26 @@ def test_a_killed_run_resumes_from_what_it_committed(tmp_path_factory, cuts, dat
     )
     assert held == list(range(boundaries[-1]))
     assert len({r["segment_id"] for r in rows}) == len(rows)
+
+
+def test_many_ends_are_committed_some_at_a_time(monkeypatch):
+    monkeypatch.setattr(commit, "_ENDS", 2)
+    plans = [make_source(f"s{n}") for n in range(5)]
+    chosen = committer(*plans)
+    chosen.give_up()
+    assert [len(rows) for _, rows in chosen._manifest.appended] == [2, 2]
+    assert len(ends(chosen)) == 5
+
+
+def test_nothing_is_kept_of_sources_that_ended_or_were_not_heard_of():
+    chosen = committer(*(make_source(f"s{n}") for n in range(5)))
+    chosen.add(written(segment("s1", 0, 2), segment("s2", 0, 4), segment("another", 0, 2)))
+    chosen.add(written(end("s2"), end("s3", generation="an earlier one")))
+    assert list(chosen._open) == ["s1"]
+    chosen.add(written(segment("s2", 0, 4)))
+    assert list(chosen._open) == ["s1"]
+    chosen.give_up()
+    assert {name: row["status"] for name, row in ends(chosen).items()} == {
+        "s2": "ok",
+        **dict.fromkeys(("s0", "s1", "s3", "s4"), "failed"),
+    }

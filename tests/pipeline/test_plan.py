@@ -4,12 +4,15 @@ from helpers import (
     TALL,
     WIDE,
     make_facts,
+    make_source,
     source_row,
 )
 from plan_cases import BUCKETS, Prober, clips, kinds, only
 
 from pipeline.errors import Reason, SourceError
 from pipeline.identity import source_id
+from pipeline.plan import recalling
+from pipeline.planned import PlannedSources
 
 # ---- what is planned
 
@@ -292,3 +295,22 @@ def test_a_window_is_decoded_for_the_buckets_that_lack_it(data):
     [clip] = clips(data.plan())
     assert clip.ranges == ((3, 5),)
     assert clip.buckets == (WIDE,)
+
+
+def test_a_second_plan_asks_for_what_the_first_has_not():
+    facts = {n: make_facts(frames=n) for n in (20, 40, 60)}
+    first = [
+        make_source("a", uri="/1.mp4", facts=facts[20]),
+        make_source("b", uri="/2.mp4", facts=None, failure=SourceError(Reason.MISSING, "gone")),
+        make_source("c", uri="/3.mp4", facts=facts[40], pinned=False),
+        make_source("d", uri="/3.mp4", facts=facts[60]),
+        make_source("e", uri="/4.mp4", facts=facts[60]),
+    ]
+    prober = Prober(default=make_facts(frames=99))
+    probe = recalling(PlannedSources.of(first).values(), prober)
+    files = [("/0.mp4", "v1"), ("/1.mp4", "v1"), ("/2.mp4", "v1"), ("/3.mp4", None)]
+    assert [answer.frames for answer in probe(files)] == [99, 20, 99, 40]
+    assert prober.asked == [files[0], files[2]]
+    more = [("/3.mp4", "v1"), ("/4.mp4", "v2"), ("/5.mp4", "v1")]
+    assert [answer.frames for answer in probe(more)] == [60, 99, 99]
+    assert prober.asked[2:] == more[1:]
