@@ -34,6 +34,9 @@ _COMPARED = 200_000
 """Sources of which what a generation before holds is compared together: for each of these the
 table ``samples`` is read once."""
 
+_READ = 65_536
+"""Ids that are texts of Python at once."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,7 +66,7 @@ class Plan:
         """Ranges of the source hash that a run would change (``pipeline.leases``)."""
         found = {range_of(source_id) for source_id in self.sources}
         for table in (self.removed, self.columns):
-            for batch in table.select(["source_id"]).to_batches():
+            for batch in table.select(["source_id"]).to_batches(max_chunksize=_READ):
                 found |= {range_of(source_id) for source_id in batch["source_id"].to_pylist()}
         return found
 
