@@ -6,6 +6,7 @@ from collections import Counter
 
 from helpers import SMALL, WIDE, make_config, make_facts, make_recipe, make_source
 
+from pipeline import planned, tasks
 from pipeline.coverage import Coverage
 from pipeline.errors import Reason, SourceError
 from pipeline.planned import PlannedSources, PlannedUnits, place
@@ -30,23 +31,23 @@ def some(count=500):
 
 def test_sources_are_found_by_id_and_come_in_order():
     given = some()
-    planned = PlannedSources.of(given)
+    found = PlannedSources.of(given)
     order = sorted(given, key=place)
-    assert list(planned) == [source.source_id for source in order]
-    assert [s.source_id for s in planned.values()] == list(planned)
-    assert len(planned) == len(given)
+    assert list(found) == [source.source_id for source in order]
+    assert [s.source_id for s in found.values()] == list(found)
+    assert len(found) == len(given)
     for number, source in enumerate(order):
-        assert planned.find(source.source_id) == number
-        assert planned[source.source_id].generation == source.generation
-        assert planned.at(number).uri == source.uri
+        assert found.find(source.source_id) == number
+        assert found[source.source_id].generation == source.generation
+        assert found.at(number).uri == source.uri
     for absent in ("", "0", "0000001", "zzz"):
-        assert planned.find(absent) is None
-        assert absent not in planned
+        assert found.find(absent) is None
+        assert absent not in found
     assert PlannedSources().find("a") is None
     settled = [(n, s.source_id) for n, s in enumerate(order) if s.settled]
-    assert [(n, s.source_id) for n, s in planned.settled()] == settled
-    assert (planned.refused, planned.buckets) == (10, {SMALL})
-    assert list(pickle.loads(pickle.dumps(planned))) == list(planned)
+    assert [(n, s.source_id) for n, s in found.settled()] == settled
+    assert (found.refused, found.buckets) == (10, {SMALL})
+    assert list(pickle.loads(pickle.dumps(found))) == list(found)
 
 
 def test_units_are_the_same_in_whatever_order_sources_come():
@@ -64,6 +65,16 @@ def test_units_are_the_same_in_whatever_order_sources_come():
     assert units.windows == windows
     left = {s.source_id for s in given if not s.settled}
     assert {c.source_id for u in plain for f in u.files for c in f.clips} == left
+
+
+def test_units_are_those_of_plain_lists(monkeypatch):
+    config = make_config(windows__fps="25", run__pack_bytes=10 * 17 * 32 * 32 * 3)
+    units = make_units(config, make_recipe(config), PlannedSources.of(some()))
+    for module in (planned, tasks):
+        monkeypatch.setattr(module, "Packed", list)
+    plain = make_units(config, make_recipe(config), PlannedSources.of(some()))
+    assert isinstance(plain._units, list)
+    assert list(units) == plain._units
 
 
 def test_units_count_windows_of_each_bucket():
