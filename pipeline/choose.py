@@ -23,9 +23,9 @@ _SIZE = 2**31 - 1
 
 TODO = pa.schema(
     [
-        ("row", pa.int64()),
-        ("revision", pa.int64()),
-        ("attempts", pa.int64()),
+        ("row", pa.int32()),
+        ("revision", pa.int32()),
+        ("attempts", pa.int32()),
         ("same_bytes", pa.bool_()),
     ]
 )

@@ -1,13 +1,14 @@
 """The VAE that a run encodes with and the contract that its cache keeps, found out elsewhere.
 
-Both take torch, some 300 MB, which nothing else of a driver loads: a process of its own does, and
+Both take torch, some 200 MB, which nothing else of a driver loads: a process of its own does, and
 ends.
 """
 
+import os
+import pickle
 import signal
+import subprocess
 import sys
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 
 from pipeline.config import Config
 from pipeline.contract import Contract
@@ -15,6 +16,8 @@ from pipeline.errors import UserError
 from pipeline.weights import make_contract, resolve_vae
 
 Resolved = tuple[Config, Contract]
+
+_CODE = "from pipeline.resolving import answer; answer()"
 
 
 def resolve(config: Config) -> Resolved:
@@ -25,35 +28,33 @@ def resolve(config: Config) -> Resolved:
     """
     if config.run.runner == "local" or "torch" in sys.modules:
         return _resolve(config)
-    spawn = get_context("spawn")
-    ours, theirs = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_answer, args=(config, theirs), daemon=True)
-    process.start()
-    theirs.close()
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _CODE],
+        input=pickle.dumps(config),
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process that reads the VAE's weights ended with {done.returncode}")
+    found: Resolved | UserError = pickle.loads(done.stdout)
+    if isinstance(found, UserError):
+        raise found
+    return found
+
+
+def answer() -> None:
+    """Resolve the configuration that comes by stdin; whoever asks is interrupted, not this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config: Config = pickle.load(sys.stdin.buffer)
     try:
-        answer: Resolved | UserError = ours.recv()
-    except EOFError as error:
-        process.join()
-        raise RuntimeError(
-            f"the process that reads the VAE's weights ended with {process.exitcode}"
-        ) from error
-    process.join()
-    if isinstance(answer, UserError):
-        raise answer
-    return answer
+        found: Resolved | UserError = _resolve(config)
+    except UserError as error:
+        found = error
+    sys.stdout.buffer.write(pickle.dumps(found))
 
 
 def _resolve(config: Config) -> Resolved:
     vae = resolve_vae(config.vae, config.storage)
     config = config.model_copy(update={"vae": vae})
     return config, make_contract(config)
-
-
-def _answer(config: Config, answers: Connection) -> None:
-    """Resolve in a process of its own; one that is interrupted is told so by its parent's end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        answer: Resolved | UserError = _resolve(config)
-    except UserError as error:
-        answer = error
-    answers.send(answer)
