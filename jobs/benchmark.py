@@ -38,7 +38,8 @@ from pipeline.bench import (
 )
 from pipeline.cli import Parser
 from pipeline.errors import UserError
-from pipeline.job import EXIT_DONE, EXIT_USAGE
+from pipeline.job import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
+from pipeline.signals import Terminated, sigterm_interrupts
 
 
 class Bench(Protocol):
@@ -76,10 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; returns the exit code."""
     args = _parser().parse_args(arguments)
     try:
-        COMMANDS[args.command].run(args)
+        with sigterm_interrupts():
+            COMMANDS[args.command].run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except Terminated:
+        return EXIT_TERMINATED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return EXIT_DONE
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -119,15 +120,21 @@ def in_turns(turns: int, kinds: Mapping[str, Callable[[], Cost]]) -> dict[str, l
 def process_of_its_own() -> Iterator[Callable[..., Any]]:
     """A fresh process that lives on; yields what calls a function in it and waits.
 
-    It is started at once, and loads what it is asked for while others do so too.
+    It is started at once, and loads what it is asked for while others do so too. Whoever is
+    interrupted while it works has it end.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(os.getpid)
+        started = pool.submit(os.getpid)
 
         def call(function: Callable[..., T], *arguments: object) -> T:
             return pool.submit(function, *arguments).result()
 
-        yield call
+        try:
+            yield call
+        except KeyboardInterrupt:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(started.result(), signal.SIGTERM)
+            raise
 
 
 def as_json(costs: Mapping[str, Sequence[Cost]]) -> dict[str, Any]:

@@ -193,13 +193,22 @@ def _for_run(config: Config, windows: dict[Bucket, int], encode: Alone, turn: in
     return config.model_copy(update=changes)
 
 
-def whole_run(config: Config, make_encoder: MakeEncoder) -> Whole:
-    """One run, watched; to be called in a process of its own.
+@dataclass(frozen=True)
+class Told:
+    """What a run tells of itself, and when it began and ended, seconds since the epoch."""
+
+    began: float
+    ended: float
+    report: Mapping[str, Any]
+
+
+def told_run(config: Config, make_encoder: MakeEncoder) -> Told:
+    """One run; to be called in a process of its own.
 
     Raises ``UserError`` when it fails, or is too short to tell a rate.
     """
     began = time.time()
-    with Watch() as watch, contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr):
         code = run_job(config, JobOptions(), make_encoder)
     ended = time.time()
     if code not in (EXIT_DONE, EXIT_FAILURES):
@@ -209,17 +218,28 @@ def whole_run(config: Config, make_encoder: MakeEncoder) -> Whole:
     report = json.loads(next(row["report"] for row in rows if row["state"] == "finished"))
     if report["windows_per_second"] is None:
         raise UserError("the run made less than two packs, which gives no rate; take more data")
+    return Told(began, ended, report)
+
+
+def whole_run(config: Config, make_encoder: MakeEncoder) -> Whole:
+    """One run, watched; to be called in a process of its own.
+
+    Raises ``UserError`` when it fails, or is too short to tell a rate.
+    """
+    with Watch() as watch:
+        told = told_run(config, make_encoder)
+    report = told.report
     first, last = report["first_encoded_at"], report["last_encoded_at"]
     peaks = watch.peak_bytes(tuple(_WORKERS))
     return Whole(
         windows=report["windows"],
         packs=report["packs"],
         windows_per_second=report["windows_per_second"],
-        cpu_seconds=watch.cpu_seconds(began, ended),
+        cpu_seconds=watch.cpu_seconds(told.began, told.ended),
         cpu_seconds_per_window=watch.cpu_seconds(first, last) / report["windows"],
         driver_seconds_per_pack=report["driver_seconds_per_pack"],
         encoder_busy=report["encoder_busy"],
-        seconds={"start-up": first - began, "encode": last - first, "end": ended - last},
+        seconds={"start-up": first - told.began, "encode": last - first, "end": told.ended - last},
         peak_bytes={_WORKERS.get(name, name): size for name, size in peaks.items()},
     )
 

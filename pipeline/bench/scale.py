@@ -4,16 +4,25 @@ Examples:
   python jobs/benchmark.py scale --config configs/demo.yaml --simulated-encoder 0.5 --nodes 4
   python jobs/benchmark.py scale --config configs/demo.yaml --simulated-encoder 0.5 \\
       --encoders 2 4 --cells 1 2
+  python jobs/benchmark.py scale --config configs/demo.yaml --simulated-encoder 0.01 \\
+      --encoders 8 --cells 1 2 4 --driver-share 0.1
 
 The configuration's dataset is encoded once for every number of encoders, by stand-ins that wait so
 long a window and occupy no processor; with --cells for every number of drivers, too. With --nodes
 a cluster of so many pretended nodes is started on this machine, each of which says that it has
---node-cpus processors; else the run joins or starts one as a job does. `linear` is the rate of each
-encoder as a share of that in the first row.
+--node-cpus processors; else the run starts one as a job does. `linear` is the rate of each encoder
+as a share of that in the first row.
 
 A driver's CPU time for each pack tells its limit: packs a second of one driver that is busy for
-`DRIVER_SHARE` of a processor. The real processors of this machine are shared by all that decodes
-and writes: take small frames, so that these do not limit.
+`DRIVER_SHARE` of a processor, or for what --driver-share gives it. The real processors of this
+machine are shared by all: take small frames, so that decoding does not limit, and see that
+`processors`, which everything together occupied, stays below their number. Where it does not,
+--driver-share shows the limit all the same: each driver is stopped and continued, so that it has no
+more than that part of a processor while there are encoders, and all else has the rest.
+
+All is told of the time when all encoders are at work: from the end of the first pack of the last
+that starts, to the end of the last pack of the first that has no more. --sources-each makes every
+row equally long.
 """
 
 import argparse
@@ -22,18 +31,19 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
-from pipeline.bench.apart import apart
-from pipeline.bench.measure import conditions
-from pipeline.bench.pipeline import Whole, dataset_arguments, load_dataset_config, whole_run
+from pipeline.bench.drivers import Drivers, Taken
+from pipeline.bench.measure import conditions, process_of_its_own
+from pipeline.bench.pipeline import Told, dataset_arguments, load_dataset_config, told_run
+from pipeline.bench.together import MakeNoting, Together, noted, together
+from pipeline.bench.watch import Watch
 from pipeline.bench.write import removed
 from pipeline.cells import DRIVER_SHARE
 from pipeline.cli import positive
 from pipeline.config import Config
-from pipeline.simulated import MakeSimulated
+from pipeline.errors import UserError
 from pipeline.weights import resolve_vae
 
 
@@ -41,52 +51,138 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     dataset_arguments(parser)
     parser.add_argument(
+        "--sources-each", metavar="N", type=positive, help="the first N sources for each encoder"
+    )
+    parser.add_argument(
         "--simulated-encoder", metavar="SECONDS_PER_WINDOW", type=float, required=True
     )
     parser.add_argument("--encoders", type=positive, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--cells", type=positive, nargs="+", default=[1])
+    parser.add_argument(
+        "--driver-share", metavar="S", type=_share, help="of a processor, for each driver (Linux)"
+    )
     parser.add_argument("--nodes", type=positive, help="start a cluster of so many pretended nodes")
     parser.add_argument("--node-cpus", type=positive, default=8, help="that each says it has (8)")
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no part of a processor: give 0.01 to 1")
+    return share
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run; the rates, and what is told of processors, are of the time when all encoders worked.
+
+    Attributes:
+        encoders, cells: of the run.
+        windows, packs: encoded in the whole run.
+        seconds: of that time.
+        windows_per_second, packs_per_second: of all encoders.
+        encoder_busy: share of the time that they worked.
+        driver_busy: processors that each driver took.
+        driver_seconds_per_pack: CPU time of drivers.
+        processors: that everything together took.
+    """
+
+    encoders: int
+    cells: int
+    windows: int
+    packs: int
+    seconds: float
+    windows_per_second: float
+    packs_per_second: float
+    encoder_busy: float
+    driver_busy: float
+    driver_seconds_per_pack: float
+    processors: float
+
+
 def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
+    if args.nodes is None and os.environ.get("RAY_ADDRESS"):
+        raise UserError("RAY_ADDRESS is set: all is watched on this machine; give --nodes")
     config = load_dataset_config(args)
     config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
-    make_encoder = MakeSimulated(args.simulated_encoder)
-    found: list[dict[str, Any]] = []
-    heads = ("encoders", "cells", "windows/s", "linear", "busy", "packs/s", "driver ms", "limit/s")
-    print(" ".join(f"{head:>10}" for head in heads), flush=True)
-    with _cluster(args.nodes, args.node_cpus), removed(config):
+    rows: list[Row] = []
+    print(" ".join(f"{head:>10}" for head in _HEADS), flush=True)
+    with _cluster(args.nodes, args.node_cpus), removed(config), Watch() as watch:
         for encoders, cells in itertools.product(args.encoders, args.cells):
-            if cells > encoders:
-                continue
-            whole = apart(whole_run, _of(config, encoders, cells), make_encoder)
-            found.append({"encoders": encoders, "cells": cells, **asdict(whole)})
-            _print(found, whole)
-    print(json.dumps({**conditions(), "runs": found}))
+            if cells <= encoders:
+                changed = config_of(config, encoders, cells, args.sources_each)
+                rows.append(_row(changed, args.simulated_encoder, args.driver_share, watch))
+                _print(rows[0], rows[-1], args.driver_share or DRIVER_SHARE)
+    found = {"driver_share": args.driver_share, "runs": [asdict(row) for row in rows]}
+    print(json.dumps({**conditions(), **found}))
 
 
-def _of(config: Config, encoders: int, cells: int) -> Config:
+def config_of(config: Config, encoders: int, cells: int, sources_each: int | None) -> Config:
+    """The configuration of one row."""
     changed = config.run.model_copy(update={"encoders": encoders, "cells": cells})
     uri = f"{config.output.uri}/{encoders}-{cells}"
     output = config.output.model_copy(update={"uri": uri})
-    return config.model_copy(update={"run": changed, "output": output})
+    limit = config.dataset.limit if sources_each is None else sources_each * encoders
+    dataset = config.dataset.model_copy(update={"limit": limit})
+    changes = {"run": changed, "output": output, "dataset": dataset, "canary": False}
+    return config.model_copy(update=changes)
 
 
-def _print(found: Sequence[dict[str, Any]], whole: Whole) -> None:
-    one, last = found[0], found[-1]
-    each = one["windows_per_second"] / one["encoders"]
-    packs = whole.packs / whole.windows * whole.windows_per_second
+def _row(config: Config, seconds: float, share: float | None, watch: Watch) -> Row:
+    run = config.run
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        process_of_its_own() as call,
+        Drivers(call(os.getpid), run.cells or 1, share) as drivers,
+    ):
+        told = call(told_run, config, MakeNoting(folder, seconds))
+        at_work = together(noted(folder), run.encoders)
+    return row_of(config, told, at_work, seconds, drivers.taken, watch)
+
+
+def row_of(
+    config: Config, told: Told, at_work: Together, seconds: float, taken: Taken, watch: Watch
+) -> Row:
+    """What a run told, and what was seen of it; encoders wait so many seconds a window."""
+    begin, end = at_work.begin, at_work.end
+    packs = told.report["packs"] / told.report["windows"] * at_work.windows
+    encoders, cells = config.run.encoders, config.run.cells or 1
+    driven = taken.between(begin, end)
+    return Row(
+        encoders=encoders,
+        cells=cells,
+        windows=told.report["windows"],
+        packs=told.report["packs"],
+        seconds=end - begin,
+        windows_per_second=at_work.windows_per_second,
+        packs_per_second=packs / (end - begin),
+        encoder_busy=at_work.windows_per_second * seconds / encoders,
+        driver_busy=driven / (end - begin) / cells,
+        driver_seconds_per_pack=driven / packs,
+        processors=watch.cpu_seconds(begin, end) / (end - begin),
+    )
+
+
+_HEADS = (
+    *("encoders", "cells", "windows/s", "linear", "busy", "packs/s"),
+    *("driver", "ms a pack", "limit/s", "processors"),
+)
+
+
+def _print(one: Row, row: Row, share: float) -> None:
+    each = one.windows_per_second / one.encoders
     numbers = (
-        f"{last['encoders']}",
-        f"{last['cells']}",
-        f"{whole.windows_per_second:.4g}",
-        f"{whole.windows_per_second / last['encoders'] / each:.3f}",
-        f"{whole.encoder_busy:.3f}",
-        f"{packs:.3g}",
-        f"{1000 * whole.driver_seconds_per_pack:.3g}",
-        f"{last['cells'] * DRIVER_SHARE / whole.driver_seconds_per_pack:.3g}",
+        f"{row.encoders}",
+        f"{row.cells}",
+        f"{row.windows_per_second:.4g}",
+        f"{row.windows_per_second / row.encoders / each:.3f}",
+        f"{row.encoder_busy:.3f}",
+        f"{row.packs_per_second:.3g}",
+        f"{row.driver_busy:.3f}",
+        f"{1000 * row.driver_seconds_per_pack:.3g}",
+        f"{row.cells * share / row.driver_seconds_per_pack:.3g}",
+        f"{row.processors:.2f}",
     )
     print(" ".join(f"{number:>10}" for number in numbers), flush=True)
 

@@ -99,12 +99,12 @@ class Watch:
 
     def _look(self) -> None:
         begun = time.thread_time()
-        for process in _family():
+        for process in family(os.getpid()):
             seen = self._processes.setdefault(process, _Process())
             with contextlib.suppress(OSError, IndexError, ValueError):
                 seen.cpu_seconds = _cpu_seconds(process)
                 seen.peak_bytes = max(seen.peak_bytes, _resident_bytes(process))
-                seen.names.add(_name(process))
+                seen.names.add(process_name(process))
         self._spilled = max(self._spilled, _spilled_bytes())
         self._shared_peak = max(self._shared_peak, _shared_bytes())
         self._times.append(time.time())
@@ -113,14 +113,14 @@ class Watch:
         self._own_seconds += time.thread_time() - begun
 
 
-def _family() -> set[int]:
-    """This process and its descendants."""
+def family(root: int) -> set[int]:
+    """A process and its descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parent = int(path.read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(path.parent.name))
-    found, waiting = set(), [os.getpid()]
+    found, waiting = set(), [root]
     while waiting:
         process = waiting.pop()
         found.add(process)
@@ -143,7 +143,7 @@ def _resident_bytes(process: int) -> int:
     return sum(sizes.values())
 
 
-def _name(process: int) -> str:
+def process_name(process: int) -> str:
     """What a process is called: a worker of Ray by what it does."""
     return Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
 
