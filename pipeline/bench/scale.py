@@ -125,7 +125,7 @@ def config_of(config: Config, encoders: int, cells: int, sources_each: int | Non
     output = config.output.model_copy(update={"uri": uri})
     limit = config.dataset.limit if sources_each is None else sources_each * encoders
     dataset = config.dataset.model_copy(update={"limit": limit})
-    changes = {"run": changed, "output": output, "dataset": dataset, "canary": False}
+    changes = {"run": changed, "output": output, "dataset": dataset, "canary": "off"}
     return config.model_copy(update=changes)
 
 

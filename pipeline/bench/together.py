@@ -50,7 +50,7 @@ class MakeNoting:
 
 def noted(folder: str) -> dict[str, Calls]:
     """What the encoders of a folder noted, by name."""
-    found = {}
+    found: dict[str, Calls] = {}
     for path in sorted(Path(folder).iterdir()):
         lines = [line.split() for line in path.read_text().splitlines()]
         found[path.name] = [(float(when), int(windows)) for when, windows in lines]

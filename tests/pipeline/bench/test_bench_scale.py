@@ -161,6 +161,7 @@ def test_every_encoder_has_as_many_sources(tmp_path):
     config = load_config(None, (), config_tree(tmp_path, tmp_path / "cache", dataset__limit=7))
     row = config_of(config, encoders=8, cells=2, sources_each=3)
     assert (row.run.encoders, row.run.cells, row.dataset.limit) == (8, 2, 24)
+    assert row.canary == "off"
     assert row.output.uri != config_of(config, 8, 4, 3).output.uri
     assert config_of(config, 8, 2, None).dataset.limit == 7
 
