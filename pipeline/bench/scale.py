@@ -30,6 +30,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -203,11 +204,13 @@ def _cluster(nodes: int | None, cpus: int) -> Iterator[None]:
             "include_dashboard": False,
             "temp_dir": folder,
         }
+        handler = signal.getsignal(signal.SIGTERM)
         cluster = Cluster(initialize_head=True, head_node_args=head)
         before = os.environ.get("RAY_ADDRESS")
         try:
             for _ in range(nodes - 1):
                 cluster.add_node(num_cpus=cpus, object_store_memory=300 * 10**6)
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own, which lets the run go on
             os.environ["RAY_ADDRESS"] = cluster.address
             yield
         finally:
