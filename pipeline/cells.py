@@ -29,9 +29,9 @@ from pipeline.sources import SourcePlan
 from pipeline.stages.write import Written
 from pipeline.storage import Store
 
-DRIVER_SECONDS_PER_PACK = 0.03
-"""CPU time of a driver for each pack where no run of the cache has told: about 13 ms for each task
-of Ray Data, of which a pack takes one to encode and a share of those that decode and write."""
+DRIVER_SECONDS_PER_PACK = 0.01
+"""CPU time of a driver for each pack where no run of the cache has told: 6 to 11 ms for a driver
+that is half busy (``jobs/benchmark.py scale``, docs/scale.md)."""
 
 DRIVER_SHARE = 0.5
 """Of one processor, which a driver may be kept busy: most of its work is done by one thread, and

@@ -52,7 +52,7 @@ def test_a_driver_is_kept_half_busy_at_the_most():
     many = config_of(1000)
     assert count_cells(many, Measured(driver_seconds=0.1), packs=10**6, seconds=10**6 / 50) == 10
     assert count_cells(many, Measured(driver_seconds=0.2), packs=10**6, seconds=10**6 / 50) == 20
-    assert count_cells(many, NOTHING, packs=10**6, seconds=10**6 / 50) == 3
+    assert count_cells(many, NOTHING, packs=10**6, seconds=10**6 / 400) == 8
 
 
 def test_few_packs_and_few_encoders_make_few_cells():
