@@ -145,8 +145,9 @@ class Drivers:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._end.send(None)
-            self.taken = self._end.recv()
+            if error is None:
+                self._end.send(None)
+                self.taken = self._end.recv()
         finally:
             self._end.close()
             self._process.join()
