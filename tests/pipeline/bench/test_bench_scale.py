@@ -1,5 +1,7 @@
 """The benchmark of more and more encoders: drivers that are held to a share, and its rows."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from pipeline.bench.scale import config_of, row_of
 from pipeline.bench.together import MakeNoting, Together, noted, together
 from pipeline.config import load_config
 from pipeline.errors import UserError
-from tests.e2e.support import config_tree, write_config
+from tests.e2e.support import config_tree, write_config, write_list
 
 BUSY = "while True: pass"
 WAITING = "import sys; sys.stdin.read()"
@@ -176,3 +178,29 @@ def test_what_cannot_be_measured_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert main(arguments) == 1
     assert "give --nodes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_row_with_drivers_held_to_a_share(tmp_path, clip, capsys):
+    rows = []
+    for n in range(4):
+        copy = tmp_path / f"{n}.mp4"
+        shutil.copy(clip("bikes"), copy)
+        rows.append({"video": str(copy), "id": f"{n}"})
+    tree = config_tree(
+        write_list(tmp_path / "clips.jsonl", rows),
+        tmp_path / "cache",
+        run__runner="ray",
+        run__decode_tasks=2,
+        run__pack_bytes="100kB",
+    )
+    config = write_config(tmp_path / "config.yaml", tree)
+    arguments = ["scale", "--config", str(config), "--output", str(tmp_path / "scratch")]
+    options = ["--simulated-encoder", "0.1", "--nodes", "1", "--encoders", "2", "--cells", "2"]
+    assert main([*arguments, *options, "--sources-each", "2", "--driver-share", "0.1"]) == 0
+    [row] = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]
+    assert (row["encoders"], row["cells"], row["windows"]) == (2, 2, 4 * (250 // 17))
+    assert 0 < row["windows_per_second"] <= 20.5
+    assert 0 < row["driver_busy"] < 0.15
+    assert row["driver_busy"] * 2 < row["processors"]
+    assert list((tmp_path / "scratch").iterdir()) == []
