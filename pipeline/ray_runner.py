@@ -33,9 +33,14 @@ PROBE_IN_CLUSTER = 1000
 
 _PROBE_CPUS = 0.25
 
-_SYSTEM = {"idle_worker_killing_time_threshold_ms": 60_000}
-"""Ray ends a worker that was idle for a second; the next write task would then load its modules
-anew, for two seconds of CPU time."""
+_SYSTEM = {
+    # Ray ends a worker that was idle for a second; the next write task would then load its modules
+    # anew, for two seconds of CPU time.
+    "idle_worker_killing_time_threshold_ms": 60_000,
+    # Nothing reads what tasks do: there is no dashboard.
+    "task_events_report_interval_ms": 0,
+}
+"""Settings of a cluster of our own."""
 
 
 class RayRunner:

@@ -6,9 +6,9 @@ Examples:
 
 Two whole runs, over the first --limit and the first --more sources, with a stand-in for the encoder
 that takes no time, and packs as an accelerator gets them. What the longer one takes in addition, in
-CPU time of all processes and for each window more, is free of start-up; decoding and writing alone
-are taken off it. In turns, and the median told. With sources of one window the figure is that of a
-source.
+CPU time of all processes and for each window more, is free of start-up; decoding and writing alone,
+measured before and after it, are taken off it. In turns, and the median told. With sources of one
+window the figure is that of a source.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--more", metavar="N", type=positive, required=True, help="sources of the longer"
     )
-    parser.add_argument("--seconds", type=float, default=20, help="for each stage alone (20)")
+    parser.add_argument("--seconds", type=float, default=20, help="for decoding alone (20)")
     parser.add_argument("--turns", type=positive, default=3, help="pairs of runs (3)")
 
 
@@ -82,19 +82,25 @@ def run(args: argparse.Namespace) -> None:
 
 def _turn(config: Config, more: int, seconds: float, turn: int) -> Overhead:
     made = MakeSimulated(0.0)
+    recipe = Recipe.from_config(config, make_contract(config))
+    units, windows = plan_of(_of(config, more, "alone"), recipe)
+
+    def alone() -> tuple[float, float]:
+        decode = decode_alone(config, recipe, units, seconds / 2)
+        write = write_alone(config, windows, seconds / 4)
+        return decode.cpu_seconds_per_window, write.cpu_seconds_per_window
+
+    before = alone()
     short = apart(whole_run, _of(config, config.dataset.limit, f"{turn}-short"), made)
     long = apart(whole_run, _of(config, more, f"{turn}-long"), made)
     if long.windows <= short.windows:
         raise UserError(f"{long.windows} windows in the longer run, {short.windows} in the shorter")
-    recipe = Recipe.from_config(config, make_contract(config))
-    units, windows = plan_of(_of(config, more, "alone"), recipe)
-    decode = decode_alone(config, recipe, units, seconds)
-    write = write_alone(config, windows, seconds / 4)
+    decode, write = map(statistics.mean, zip(before, alone(), strict=True))
     return Overhead(
         long.windows - short.windows,
         (long.cpu_seconds - short.cpu_seconds) / (long.windows - short.windows),
-        decode.cpu_seconds_per_window,
-        write.cpu_seconds_per_window,
+        decode,
+        write,
     )
 
 
