@@ -109,7 +109,7 @@ def write_hinted_list(folder: Path, sources: int, windows: int) -> None:
     rng = np.random.default_rng(0)
     frames = WINDOW_FRAMES * windows + rng.integers(WINDOW_FRAMES, size=sources)
     size = dict(zip(("width", "height"), _SIZES[0], strict=True))
-    hints = {**size, "fps": np.full(sources, 24.0), "frames": frames}
+    hints: dict[str, Any] = {**size, "fps": np.full(sources, 24.0), "frames": frames}
     columns = {name: np.broadcast_to(values, sources) for name, values in hints.items()}
     pq.write_table(pa.table({**_list(sources), **columns}), folder / "list.parquet")
 
