@@ -33,8 +33,8 @@ _TABLE_SETTINGS = {
 
 SNAPSHOT_FOLDER = "snapshots"
 
-_CAPTIONS_AT_ONCE = 200_000
-"""Rows of ``captions`` of one commit: delta-rs takes some kilobytes for each while it writes."""
+_CAPTIONS_AT_ONCE = 100_000
+"""Rows of ``captions`` of one commit: delta-rs takes memory for each while it writes."""
 
 _READ_AHEAD = {"batch_size": 65_536, "batch_readahead": 2, "fragment_readahead": 2}
 """How much of a table is in memory at once while it is read."""

@@ -106,6 +106,7 @@ def make_plan(
     found, todo = compare(catalog, manifest, chooser, whole=config.dataset.limit is None)
     total, compared = catalog.sources.num_rows, todo.complete.num_rows > 0
     rebuild = run_id if overwrite else None
+    pa.default_memory_pool().release_unused()  # of the comparison
     sources = PlannedSources(_resolved(todo, recipe, probe, rebuild))
     del catalog, todo  # larger than what is planned
     pa.default_memory_pool().release_unused()
