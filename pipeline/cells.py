@@ -182,6 +182,9 @@ class CellRun:
 
     def carry(self, results: Iterable[Written]) -> Tally:
         """Commit the results of an execution, to its end; what is open then is incomplete."""
+        with self._lock:
+            if not self._stopped:
+                self._committer.settle()
         for written in results:
             with self._lock:
                 if self._stopped:

@@ -143,7 +143,10 @@ class Committer:
         self._waiting = 0
         self._ends: list[dict[str, Any]] = []
         self._carried = SAMPLES.empty_table() if carried is None else carried
-        for number, plan in sources.settled():
+
+    def settle(self) -> None:
+        """End the sources that the plan alone brings to an end; may commit."""
+        for number, plan in self._sources.settled():
             state = _Open.begin(number, plan)
             if plan.failure is None:
                 self._close_if_complete(state)
@@ -155,6 +158,7 @@ class Committer:
         self.tally.shards += len(written.shards)
         self.tally.bytes += sum(written.shards.values())
         self._meter.add(BYTES_WRITTEN, sum(written.shards.values()))
+        self._waiting += sum(s["windows"] for s in [*written.segments, *written.kept])
         for segment in written.segments:
             self._segments.append(segment)
             self.tally.windows += segment["windows"]
@@ -167,7 +171,6 @@ class Committer:
             self._note(event)
         for effort in written.efforts:
             self.tally.efforts.add(effort)
-        self._waiting += sum(s["windows"] for s in [*written.segments, *written.kept])
         self._meter.set(QUEUE, self._waiting, queue="commit")
         if time.monotonic() - self._last >= self._seconds:
             self.commit()

@@ -69,7 +69,8 @@ def run_job(
     ``make_encoder`` is for benchmarks. Raises ``UserError`` when the run cannot start.
     """
     try:
-        config, contract = resolve(config)
+        with logging_to_stderr(options.log_format), sigterm_interrupts():
+            config, contract = resolve(config)
         with (
             logging_to_stderr(options.log_format),
             _runner(config, make_encoder) as runner,
@@ -137,7 +138,7 @@ class _Job:
             self.fence = leases.fence()
             tell(check_fidelity(self.config, plan.units, recipe, self.runner))
             self.begin(contract, plan, forecast)
-            plan = replace(plan, columns=plan.columns.slice(0, 0))  # they are durable
+            plan = replace(plan, columns=plan.columns.schema.empty_table())  # they are durable
             return self.work(contract, recipe, plan, forecast)
 
     def work(self, contract: Contract, recipe: Recipe, plan: Plan, forecast: Forecast) -> int:
@@ -156,6 +157,7 @@ class _Job:
             self.runner.meter,
         )
         try:
+            committer.settle()
             rate = self.execute(plan, recipe, forecast, committer, cells, measured)
         except KeyboardInterrupt:
             committer.commit()

@@ -215,8 +215,11 @@ def _with_previous(
 
 
 def recalling(earlier: Iterable[SourcePlan], probe: Prober) -> Prober:
-    """A prober that asks for what an earlier plan, in the same order, has no facts of."""
-    known = ((s.file, s.facts) for s in earlier if s.facts is not None)
+    """A prober that asks for what an earlier plan, in the same order, has no facts of.
+
+    A file that is not pinned may be another by now, and is asked for.
+    """
+    known = ((s.file, s.facts) for s in earlier if s.pinned and s.facts is not None)
     place = next(known, None)
 
     def answer(files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:

@@ -55,6 +55,7 @@ class RayRunner:
         self.meter: Meter = RayMeter()
         self._make_encoder = make_encoder
         self._joined = False
+        self._probed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -101,8 +102,9 @@ class RayRunner:
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own, which exits at once
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
-        """Probe on the driver, or on the cluster when there are many files."""
-        if len(files) < PROBE_IN_CLUSTER:
+        """Probe on the driver, or on the cluster when there are many files so far."""
+        self._probed += len(files)
+        if self._probed < PROBE_IN_CLUSTER:
             return LocalRunner(self.config).probe(files)
         self._join()
         config = self.config

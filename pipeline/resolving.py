@@ -6,7 +6,6 @@ ends.
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 
@@ -34,6 +33,7 @@ def resolve(config: Config) -> Resolved:
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
+        process_group=0,  # Ctrl-C is for the parent alone, which ends this
     )
     if done.returncode:
         raise RuntimeError(f"the process that reads the VAE's weights ended with {done.returncode}")
@@ -44,14 +44,16 @@ def resolve(config: Config) -> Resolved:
 
 
 def answer() -> None:
-    """Resolve the configuration that comes by stdin; whoever asks is interrupted, not this."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Resolve the configuration that comes by stdin; the answer alone goes to stdout."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     config: Config = pickle.load(sys.stdin.buffer)
     try:
         found: Resolved | UserError = _resolve(config)
     except UserError as error:
         found = error
-    sys.stdout.buffer.write(pickle.dumps(found))
+    with answers:
+        answers.write(pickle.dumps(found))
 
 
 def _resolve(config: Config) -> Resolved:

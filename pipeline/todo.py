@@ -20,6 +20,8 @@ RECALLED = (
 
 _PREVIOUS = ("generation", "window_recipe", "contract_id", "frames_actual")
 _BATCH = 16_384
+_TAKEN = 8 * _BATCH
+"""Rows that are taken out of a list at once: Arrow copies whole columns of text for that."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,17 @@ class Todo:
 
     def batches(self) -> Iterator[list[SourcePlan]]:
         """The sources, some thousand at a time."""
-        for first in range(0, self.chosen.num_rows, _BATCH):
-            chosen = self.chosen.slice(first, _BATCH)
-            rows = self.sources.take(chosen["row"]).to_pylist()
-            facts = self.recalled.take(chosen["recalled"])["facts"].to_pylist()
-            complete = self.complete.take(chosen["complete"]).to_pylist()
-            told = chosen.select(["revision", "attempts"]).to_pylist()
-            yield [_source_plan(*each) for each in zip(rows, told, facts, complete, strict=True)]
+        for first in range(0, self.chosen.num_rows, _TAKEN):
+            chosen = self.chosen.slice(first, _TAKEN)
+            tables = (
+                self.sources.take(chosen["row"]),
+                chosen.select(["revision", "attempts"]),
+                self.recalled.take(chosen["recalled"]),
+                self.complete.take(chosen["complete"]),
+            )
+            for begin in range(0, chosen.num_rows, _BATCH):
+                rows = (table.slice(begin, _BATCH).to_pylist() for table in tables)
+                yield [_source_plan(*each) for each in zip(*rows, strict=True)]
 
 
 def _order(sources: pa.Table, rows: pa.ChunkedArray) -> pa.Array:
@@ -83,8 +89,12 @@ def _found(sources: pa.Table, rows: pa.ChunkedArray, known: pa.Table) -> pa.Arra
 
 
 def _source_plan(
-    row: Mapping[str, Any], told: Mapping[str, Any], facts: str | None, complete: Mapping[str, Any]
+    row: Mapping[str, Any],
+    told: Mapping[str, Any],
+    recalled: Mapping[str, Any],
+    complete: Mapping[str, Any],
 ) -> SourcePlan:
+    facts = recalled["facts"]
     same = complete["version"] == row["version"] and complete["status"] == "ok"
     known = same and complete["frames_actual"] is not None
     return SourcePlan(

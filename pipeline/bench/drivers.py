@@ -67,7 +67,7 @@ class Driver:
         self._stopped = False
         self.cpu_seconds = time.clock_gettime(self._clock)
         self.due = 0.0
-        self._handle = os.pidfd_open(process)
+        self._process, self._handle = process, -1
 
     def look(self) -> None:
         """Take in the CPU time so far. Raises ``OSError`` where the process has ended."""
@@ -95,10 +95,13 @@ class Driver:
 
     def close(self) -> float:
         """Let go of it; returns its CPU time."""
-        os.close(self._handle)
+        if self._handle >= 0:
+            os.close(self._handle)
         return self.cpu_seconds
 
     def _send(self, number: signal.Signals) -> None:
+        if self._handle < 0:
+            self._handle = os.pidfd_open(self._process)
         signal.pidfd_send_signal(self._handle, number)
 
 

@@ -7,6 +7,7 @@ import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -132,7 +133,7 @@ def process_of_its_own() -> Iterator[Callable[..., Any]]:
         try:
             yield call
         except KeyboardInterrupt:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, BrokenProcessPool):
                 os.kill(started.result(), signal.SIGTERM)
             raise
 

@@ -39,7 +39,9 @@ class Memory:
 
 def committer(*plans, manifest=None, seconds=NEVER, meter=SILENT):
     sources = PlannedSources.of(plans)
-    return Committer(manifest or Memory(), "run", "contract", sources, seconds, meter=meter)
+    made = Committer(manifest or Memory(), "run", "contract", sources, seconds, meter=meter)
+    made.settle()
+    return made
 
 
 def segment(source="s", first=0, windows=2, bucket=SMALL, **changes):

@@ -108,6 +108,7 @@ class Builder:
         }
         planned = PlannedSources.of(plans.values())
         committer = Committer(self.manifest, run, CONTRACT.contract_id, planned, 1e9)
+        committer.settle()
         shards: set[str] = set()
         for bucket in chosen:
             written = self._written(wanted, plans, bucket, stop, frames, segment)
