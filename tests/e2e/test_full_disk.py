@@ -41,8 +41,9 @@ def test_a_full_folder_for_temporary_files_ends_the_plan_with_its_name(tmp_path,
     if how == "tmpfs" and not mountable(temporary):
         pytest.skip("no file system can be mounted here")
     dataset = tmp_path / "clips.parquet"
-    videos = [f"s3://bucket/{'folder/' * 20}{n:09d}.mp4" for n in range(SOURCES)]
-    pq.write_table(pa.table({"video": videos, "version": ["v1"] * SOURCES}), dataset)
+    videos = [f"s3://bucket/{n:09d}.mp4" for n in range(SOURCES)]
+    versions = [f"{'long' * 80}{n:09d}" for n in range(SOURCES)]
+    pq.write_table(pa.table({"video": videos, "version": versions}), dataset)
     config = write_config(tmp_path / "config.yaml", config_tree(dataset, tmp_path / "cache"))
     shell = {
         "tmpfs": ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh"],
