@@ -21,7 +21,7 @@ _TRANSIENT = pa.array([str(reason) for reason in Reason if reason.transient])
 _SIZE = 2**31 - 1
 """Heights and widths are 32-bit integers of 0 or more."""
 
-TODO = pa.schema(
+CHOSEN = pa.schema(
     [
         ("row", pa.int32()),
         ("revision", pa.int32()),
@@ -38,7 +38,7 @@ Flags = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class Choice:
     """``kinds``: the dataset's sources by what was found; ``standing``: states of those that need
-    no work; ``todo``: the others (``TODO``); ``quarantined``: ids of those that failed
+    no work; ``todo``: the others (``CHOSEN``); ``quarantined``: ids of those that failed
     ``max_attempts`` times, and are not tried again.
     """
 
@@ -101,7 +101,7 @@ class Chooser:
                     "attempts": pc.if_else(failed_before, before["attempts"], 0).take(rows),
                     "same_bytes": same_version[wanted],
                 }
-            ).cast(TODO),
+            ).cast(CHOSEN),
             quarantined=sources["source_id"].filter(pa.array(quarantined)).to_pylist(),
         )
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.catalog import Catalog
-from pipeline.choose import KINDS, STATES, TODO, Chooser
+from pipeline.choose import CHOSEN, KINDS, STATES, Chooser
 from pipeline.columns import changed_columns
 from pipeline.live import newest_by_source
 from pipeline.manifest import Manifest
@@ -52,7 +52,7 @@ def compare(
     version = manifest.version("sources")
     kinds: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
     standing: Counter[str] = Counter(dict.fromkeys(STATES, 0))
-    todo: list[pa.Table] = [TODO.empty_table()]
+    todo: list[pa.Table] = [CHOSEN.empty_table()]
     gone: list[str] = []
     quarantined: list[str] = []
     rows: list[pa.Table] = []

@@ -69,14 +69,11 @@ def run_job(
     ``make_encoder`` is for benchmarks. Raises ``UserError`` when the run cannot start.
     """
     try:
-        with logging_to_stderr(options.log_format), sigterm_interrupts():
-            config, contract = resolve(config)
-        with (
-            logging_to_stderr(options.log_format),
-            _runner(config, make_encoder) as runner,
-            sigterm_interrupts(),
-        ):
-            return _Job(config, contract, options, runner).run()
+        with logging_to_stderr(options.log_format):
+            with sigterm_interrupts():
+                config, contract = resolve(config)
+            with _runner(config, make_encoder) as runner, sigterm_interrupts():
+                return _Job(config, contract, options, runner).run()
     except Terminated:
         return EXIT_TERMINATED
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ _TAKEN = 8 * _BATCH
 class Todo:
     """Sources that need work, in the order of ``pipeline.planned.place``.
 
-    ``chosen`` has the columns of ``pipeline.choose.TODO``, and the rows of ``recalled`` and
+    ``chosen`` has the columns of ``pipeline.choose.CHOSEN``, and the rows of ``recalled`` and
     ``complete`` that tell of the source: what is known of the header of the same bytes, and the
     generation of them that is complete. That one is live whatever failed since.
     """

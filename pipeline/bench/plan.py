@@ -112,6 +112,7 @@ def planned(folder: Path, bucket: Bucket) -> Planned:
     manifest.append_columns(_RUN, plan.columns)
     before = _resident()
     committer = Committer(manifest, _RUN, contract.contract_id, plan.sources, 30.0, plan.carried)
+    committer.settle()
     after = _resident()
     for first in range(0, len(plan.units), UNITS_AT_ONCE):
         for unit in plan.units[first : first + UNITS_AT_ONCE]:
