@@ -22,6 +22,7 @@ from pipeline.schema import SAMPLES, SOURCES
 from pipeline.signals import stops_wait
 from pipeline.sources import SourcePlan
 from pipeline.stages.write import Written
+from pipeline.video.facts import VideoFacts
 from pipeline.windows import WINDOW_FRAMES
 
 _CARRIED_ROWS = 10_000
@@ -201,11 +202,11 @@ class Committer:
         state = self._find(event.source_id, event.generation)
         if state is None:
             return
+        state.facts = event.facts or state.facts
         if event.kind == "failed":
             self._end(state, "failed", Reason(event.reason), event.message)
             return
         state.windows, state.frames_actual = event.windows, event.frames_actual
-        state.facts = event.facts
         self._close_if_complete(state)
 
     def _close_if_complete(self, state: _Open) -> None:
@@ -222,7 +223,7 @@ class Committer:
 
     def _end(self, state: _Open, status: str, reason: Reason | None, message: str) -> None:
         plan, facts = state.plan, state.facts
-        if facts is None and plan.facts is not None:
+        if facts is None and isinstance(plan.facts, VideoFacts):
             facts = facts_to_json(plan.facts)
         self._open.pop(plan.source_id, None)
         self._ended[state.number] = True
@@ -319,7 +320,8 @@ def _size(plan: SourcePlan, text: str | None) -> dict[str, Any]:
     if text is not None:
         facts = facts_from_json(text)
         return {"width": facts.width, "height": facts.height, "is_image": facts.is_image}
-    if not {"width", "height"} <= plan.hints.keys():  # it failed before its size was known
+    sized = plan.facts is not None or {"width", "height"} <= plan.hints.keys()
+    if not sized:  # it failed before its size was known
         return {"width": None, "height": None, "is_image": None}
     width, height = plan.display_size
     return {"width": width, "height": height, "is_image": False}

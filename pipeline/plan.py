@@ -24,9 +24,9 @@ from pipeline.schema import SAMPLES
 from pipeline.sources import SourcePlan
 from pipeline.tasks import make_units
 from pipeline.todo import Todo
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header
 
-ProbeAnswer = VideoFacts | SourceError
+ProbeAnswer = Header | SourceError
 Prober = Callable[[Sequence[tuple[str, str | None]]], list[ProbeAnswer]]
 """Probes files, given as (URI, pinned version or None); answers in the same order."""
 

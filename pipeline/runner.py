@@ -35,7 +35,7 @@ class Runner(RunsCanary, Protocol):
         ...
 
     def probe(self, files: Sequence[tuple[str, str | None]]) -> list[ProbeAnswer]:
-        """Header facts of files, given as (URI, pinned version or None), in the same order."""
+        """What headers say of files, given as (URI, pinned version or None), in the same order."""
         ...
 
     def run(
@@ -50,10 +50,10 @@ class Runner(RunsCanary, Protocol):
 
 
 def probe_file(uri: str, pinned: str | None, config: Config) -> ProbeAnswer:
-    """Header facts of one file, or why there are none."""
+    """What the header says of one file, or why nothing does."""
     try:
         with open_source(uri, pinned, config.storage, "probe") as file:
-            return isolated.probe_file(file, config.decode)
+            return isolated.look_at(file, config.decode)
     except SourceError as error:
         return error
 

@@ -13,7 +13,7 @@ from pipeline.known import KnownRun
 from pipeline.listing import IMAGE_SUFFIXES
 from pipeline.recipe import Recipe
 from pipeline.spans import name_of
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header, VideoFacts
 
 NO_HINTS: Mapping[str, Any] = {}
 """One for all sources without: a plan may hold millions."""
@@ -36,7 +36,8 @@ class Previous:
 class SourcePlan:
     """One source that a run has to bring to an end.
 
-    ``facts`` are None where hints say enough or the header is not read yet; ``coverage`` is what an
+    ``facts`` are what the header says, and the first frame where it was read, or None where hints
+    say enough or the header is not read yet; ``coverage`` is what an
     interrupted run left of the generation; ``failure`` ends the source without any work;
     ``previous`` is a generation whose windows may be carried over, ``known`` are its samples where
     decoding alone can tell whether they are.
@@ -51,7 +52,7 @@ class SourcePlan:
     pinned: bool
     revision: int
     attempts: int
-    facts: VideoFacts | None = None
+    facts: Header | None = None
     hints: Mapping[str, Any] = field(default_factory=lambda: NO_HINTS)
     recipe: str = ""
     window_recipe: str = ""
@@ -75,7 +76,7 @@ class SourcePlan:
     @property
     def is_image(self) -> bool:
         """Whether the header says so; hints never speak of images."""
-        return self.facts is not None and self.facts.is_image
+        return isinstance(self.facts, VideoFacts) and self.facts.is_image
 
     @property
     def display_size(self) -> tuple[int, int]:
@@ -99,9 +100,9 @@ class SourcePlan:
 
     def estimated_windows(self, recipe: Recipe) -> int:
         """Windows per bucket that the header or the hints promise; 0 when they say nothing."""
+        if self.is_image:
+            return 1
         if self.facts is not None:
-            if self.facts.is_image:
-                return 1
             frames = self.facts.estimated_frames(recipe.fps, self.start, self.end)
             return 0 if frames is None else recipe.grid.count(frames)
         hints = self.hints

@@ -1,4 +1,4 @@
-"""Decoding and probing as ``pipeline.video`` does, in processes of their own."""
+"""Decoding and looking at files as ``pipeline.video`` does, in processes of their own."""
 
 import contextlib
 import threading
@@ -9,7 +9,7 @@ from pipeline.isolated.decoder import Decoder, Found, LostError
 from pipeline.isolated.jobs import Job
 from pipeline.isolated.server import Server
 from pipeline.video.clips import ClipEnd, ClipFailure, ClipRequest, FrameRecipe, Segment
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header
 from pipeline.video.files import ByteFile, GuardedFile
 from pipeline.video.limits import DecodeLimits
 
@@ -33,7 +33,7 @@ def decode_apart(
     ended: set[str] = set()
     try:
         for found in _results(guarded, job):
-            if isinstance(found, VideoFacts):
+            if isinstance(found, Header):
                 raise LostError(Reason.CRASHED, "the decoder answered another question")
             if isinstance(found, ClipFailure) and not found.key:
                 raise LostError(found.reason, found.message)
@@ -46,8 +46,8 @@ def decode_apart(
                 yield ClipFailure(clip.key, lost.reason, lost.message)
 
 
-def probe_apart(file: ByteFile, limits: DecodeLimits) -> VideoFacts:
-    """What ``probe`` returns and raises, told by another process, which may break down.
+def look_apart(file: ByteFile, limits: DecodeLimits) -> Header:
+    """What ``look`` returns and raises, told by another process, which may break down.
 
     Raises ``SourceError`` (also: ``timeout``, ``crashed``), and ``UserError`` where no process can
     be started.
@@ -58,7 +58,7 @@ def probe_apart(file: ByteFile, limits: DecodeLimits) -> VideoFacts:
         for found in list(_results(guarded, job)):
             if isinstance(found, ClipFailure):
                 raise SourceError(found.reason, found.message)
-            if isinstance(found, VideoFacts):
+            if isinstance(found, Header):
                 return found
     except LostError as lost:
         raise SourceError(lost.reason, lost.message) from lost

@@ -28,9 +28,9 @@ from pipeline.isolated.jobs import Job, answer_to_json, segment_to_json
 from pipeline.isolated.memory import FrameMemory
 from pipeline.video.clips import ClipEnd, ClipFailure, Segment
 from pipeline.video.decode import decode_clips
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header
 from pipeline.video.host import Host
-from pipeline.video.probe import probe
+from pipeline.video.probe import look
 
 BLOCK = 256 * 2**10
 """Bytes that are asked of the parent at once, from a multiple of it on."""
@@ -173,7 +173,7 @@ class _Work:
         job, file = self._job, _ServedFile(self._job.size, self._read)
         host = Host(self._memory.empty, self._progress)
         if job.recipe is None:
-            self._answer(probe(file, job.limits, host))
+            self._answer(look(file, job.limits, host))
             return
         for found in decode_clips(file, job.clips, job.recipe, job.limits, host):
             if isinstance(found, Segment):
@@ -181,7 +181,7 @@ class _Work:
             else:
                 self._answer(found)
 
-    def _answer(self, found: ClipEnd | ClipFailure | VideoFacts) -> None:
+    def _answer(self, found: ClipEnd | ClipFailure | Header) -> None:
         wire.send(self._sock, wire.ANSWER, answer_to_json(found))
 
     def _send(self, segment: Segment) -> None:

@@ -1,14 +1,14 @@
-"""Where files are decoded and probed, as configured: here, or in processes of their own."""
+"""Where files are decoded and looked at, as configured: here, or in processes of their own."""
 
 from collections.abc import Iterator, Sequence
 
 from pipeline.config_decode import DecodeConfig
-from pipeline.isolated.calls import decode_apart, probe_apart
+from pipeline.isolated.calls import decode_apart, look_apart
 from pipeline.video.clips import ClipEnd, ClipFailure, ClipRequest, FrameRecipe, Segment
 from pipeline.video.decode import decode_clips
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header
 from pipeline.video.files import ByteFile
-from pipeline.video.probe import probe
+from pipeline.video.probe import look
 
 
 def decode_file(
@@ -19,6 +19,6 @@ def decode_file(
     return decode(file, clips, recipe, config.limits)
 
 
-def probe_file(file: ByteFile, config: DecodeConfig) -> VideoFacts:
-    """What ``probe`` returns and raises. Also ``UserError`` where no process can be started."""
-    return (probe_apart if config.isolate else probe)(file, config.limits)
+def look_at(file: ByteFile, config: DecodeConfig) -> Header:
+    """What ``look`` returns and raises. Also ``UserError`` where no process can be started."""
+    return (look_apart if config.isolate else look)(file, config.limits)

@@ -23,7 +23,7 @@ from pipeline.isolated.jobs import Job, answer_from_json, segment_from_json
 from pipeline.isolated.memory import frames_of
 from pipeline.isolated.server import Server
 from pipeline.video.clips import ClipEnd, ClipFailure, Segment
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header
 from pipeline.video.files import GuardedFile
 from pipeline.video.host import Frames
 from pipeline.video.limits import DecodeLimits
@@ -31,7 +31,7 @@ from pipeline.video.limits import DecodeLimits
 _LOOK_S = 1.0
 
 
-Found = Segment | ClipEnd | ClipFailure | VideoFacts
+Found = Segment | ClipEnd | ClipFailure | Header
 """What a decoder finds. A failure with no key is that of a file whose facts were asked for."""
 
 

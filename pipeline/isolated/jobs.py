@@ -11,14 +11,14 @@ import numpy as np
 from pipeline.buckets import Bucket, Geometry
 from pipeline.errors import Reason
 from pipeline.video.clips import ClipEnd, ClipFailure, ClipRequest, FrameRecipe, Segment
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header, VideoFacts
 from pipeline.video.host import Frames
 from pipeline.video.limits import DecodeLimits
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file: clips to decode, or its facts where ``recipe`` is None.
+    """One file: clips to decode, or what a plan needs to know of it where ``recipe`` is None.
 
     ``pieces`` of memory are no longer needed by the parent.
     """
@@ -76,22 +76,29 @@ def segment_from_json(
     return segment, piece
 
 
-def answer_to_json(found: ClipEnd | ClipFailure | VideoFacts) -> bytes:
-    """An end, a failure, or a file's facts."""
-    if isinstance(found, VideoFacts):
-        return json.dumps({"facts": found.to_dict()}).encode()
+def answer_to_json(found: ClipEnd | ClipFailure | Header) -> bytes:
+    """An end, a failure, or what is known of a file."""
+    if isinstance(found, Header):
+        name = "facts" if isinstance(found, VideoFacts) else "header"
+        return json.dumps({name: found.to_dict()}).encode()
+    facts = None if found.facts is None else found.facts.to_dict()
     if isinstance(found, ClipEnd):
-        facts = found.facts.to_dict()
         return json.dumps(
             {"key": found.key, "frames": found.frames, "windows": found.windows, "facts": facts}
         ).encode()
-    return json.dumps({"key": found.key, "reason": found.reason, "message": found.message}).encode()
+    return json.dumps(
+        {"key": found.key, "reason": found.reason, "message": found.message, "facts": facts}
+    ).encode()
 
 
-def answer_from_json(text: bytes) -> ClipEnd | ClipFailure | VideoFacts:
+def answer_from_json(text: bytes) -> ClipEnd | ClipFailure | Header:
     """Inverse of ``answer_to_json``. Raises ``ValueError``, ``TypeError`` or ``KeyError``."""
     fields = json.loads(text)
+    if "header" in fields:
+        return Header.from_dict(fields["header"])
+    told = fields.pop("facts")
     if "reason" in fields:
-        return ClipFailure(fields["key"], Reason(fields["reason"]), str(fields["message"]))
-    facts = VideoFacts.from_dict(fields.pop("facts"))
+        facts = None if told is None else VideoFacts.from_dict(told)
+        return ClipFailure(fields["key"], Reason(fields["reason"]), str(fields["message"]), facts)
+    facts = VideoFacts.from_dict(told)
     return ClipEnd(facts=facts, **fields) if fields else facts

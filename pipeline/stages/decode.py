@@ -168,6 +168,7 @@ def _failed(found: ClipFailure, clip: ClipTask) -> Event:
         clip.generation,
         reason=str(found.reason),
         message=found.message,
+        facts=None if found.facts is None else facts_to_json(found.facts),
     )
 
 

@@ -162,8 +162,12 @@ class ClipEnd:
 
 @dataclass(frozen=True)
 class ClipFailure:
-    """A clip cannot be decoded (further); segments yielded before stay good."""
+    """A clip cannot be decoded (further); segments yielded before stay good.
+
+    ``facts`` are what the file's header and first frame say, where these could be read.
+    """
 
     key: str
     reason: Reason
     message: str
+    facts: VideoFacts | None = None

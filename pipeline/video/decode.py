@@ -183,13 +183,16 @@ class _Sweep:
                 try:
                     clips.append(self._clip(request))
                 except SourceError as error:
-                    yield ClipFailure(request.key, error.reason, error.message)
+                    yield self._failure(request.key, error)
             while any(not clip.done for clip in clips):
                 yield from self._pass([clip for clip in clips if not clip.done])
         except SourceError as error:
             for clip in clips:
                 if not clip.done:
-                    yield ClipFailure(clip.key, error.reason, error.message)
+                    yield self._failure(clip.key, error)
+
+    def _failure(self, key: str, error: SourceError) -> ClipFailure:
+        return ClipFailure(key, error.reason, error.message, self._source.facts)
 
     def _clip(self, request: ClipRequest) -> _Clip:
         facts = self._source.facts

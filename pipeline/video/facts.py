@@ -8,45 +8,21 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
-class VideoFacts:
-    """Facts from a file's header and its first frame. Counts and durations there may be wrong.
+class Header:
+    """What a container says of its video; counts and durations may be wrong.
 
     Attributes:
         width, height: display size in pixels: upright, after sample aspect ratio and rotation.
-        coded_width, coded_height: size of a decoded frame in pixels.
-        sar_num, sar_den: sample aspect ratio (width to height of a pixel), 1:1 if unspecified.
-        rotation: degrees counter-clockwise that turn a decoded frame upright: 0, 90, 180 or 270.
-        fps: average frame rate of the header, if it has one.
-        frames: number of frames according to the header, if it has one.
-        duration: seconds according to the header, if it has one.
-        codec, pixel_format, container: FFmpeg's names.
-        time_base_num, time_base_den: seconds per tick of a timestamp.
-        origin: timestamp (ticks) of the first frame that the decoder shows.
-        is_image: whether the file is a still image.
+        fps: average frame rate, if there is one.
+        frames: number of frames, if there is one.
+        duration: seconds, if there are any.
     """
 
     width: int
     height: int
-    coded_width: int
-    coded_height: int
-    sar_num: int
-    sar_den: int
-    rotation: int
     fps: float | None
     frames: int | None
     duration: float | None
-    codec: str
-    pixel_format: str
-    container: str
-    time_base_num: int
-    time_base_den: int
-    origin: int
-    is_image: bool
-
-    @property
-    def time_base(self) -> Fraction:
-        """Seconds per tick of a timestamp."""
-        return Fraction(self.time_base_num, self.time_base_den)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON."""
@@ -79,8 +55,6 @@ class VideoFacts:
             start: seconds after the first frame, or None for the beginning.
             end: seconds after the first frame (not included), or None for the whole length.
         """
-        if self.is_image:
-            return 1
         begin = start or 0.0
         rate = self.fps if self.fps and self.fps > 0 else None
         if fps is None and start is None and end is None and self.frames is not None:
@@ -106,3 +80,42 @@ class VideoFacts:
         if self.frames is not None and rate is not None:
             return self.frames / rate
         return self.duration
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts(Header):
+    """Facts from a file's header and its first frame, of a video or a still image.
+
+    Attributes:
+        coded_width, coded_height: size of a decoded frame in pixels.
+        sar_num, sar_den: sample aspect ratio (width to height of a pixel), 1:1 if unspecified.
+        rotation: degrees counter-clockwise that turn a decoded frame upright: 0, 90, 180 or 270.
+        codec, pixel_format, container: FFmpeg's names.
+        time_base_num, time_base_den: seconds per tick of a timestamp.
+        origin: timestamp (ticks) of the first frame that the decoder shows.
+        is_image: whether the file is a still image.
+    """
+
+    coded_width: int
+    coded_height: int
+    sar_num: int
+    sar_den: int
+    rotation: int
+    codec: str
+    pixel_format: str
+    container: str
+    time_base_num: int
+    time_base_den: int
+    origin: int
+    is_image: bool
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick of a timestamp."""
+        return Fraction(self.time_base_num, self.time_base_den)
+
+    def estimated_frames(
+        self, fps: Fraction | None, start: float | None, end: float | None
+    ) -> int | None:
+        """As of a header; an image is one frame."""
+        return 1 if self.is_image else Header.estimated_frames(self, fps, start, end)

@@ -212,13 +212,17 @@ def _words(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def open_container(file: GuardedFile, limits: DecodeLimits, flags: str = "") -> InputContainer:
+def open_container(
+    file: GuardedFile, limits: DecodeLimits, flags: str = "", *, decode: bool = True
+) -> InputContainer:
     """Open a video container with everything but the file itself out of reach.
 
     Args:
         file: the file, at any position.
         limits: time limits, and the largest picture a decoder may allocate.
         flags: FFmpeg's ``fflags``, such as ``+nofillin-genpts``; empty for its own choice.
+        decode: whether FFmpeg may decode some frames to learn what no header tells, their order
+            and pixel format. It costs as much as decoding a picture or more.
 
     Raises:
         SourceError: ``empty_file``, ``unsupported_container``, ``invalid_data``, ``unreadable``.
@@ -232,6 +236,8 @@ def open_container(file: GuardedFile, limits: DecodeLimits, flags: str = "") -> 
     }
     if flags:
         options["fflags"] = flags
+    if not decode:
+        options["skip_frame"] = "all"  # of the decoders that FFmpeg opens to look
     kind = sniff(file.head)
     if kind in ("mov", "matroska"):
         options["probesize"] = str(PROBE_BYTES)

@@ -33,7 +33,7 @@ def image_results(
         scaler = Scaler(recipe.filter)
         pictures = [to_rgb(picture, each, Orientation(), scaler) for each in fitted]
     except SourceError as error:
-        yield ClipFailure(request.key, error.reason, error.message)
+        yield ClipFailure(request.key, error.reason, error.message, facts)
         return
     if request.ranges[0][0] == 0:
         for geometry, pixels in zip(fitted, pictures, strict=True):

@@ -10,7 +10,7 @@ from pipeline import LatentCache
 from pipeline.config import Config, load_config
 from pipeline.job import EXIT_DONE, JobOptions, run_job
 from pipeline.runner import probe_file
-from pipeline.video.facts import VideoFacts
+from pipeline.video.facts import Header
 from tests import clips
 from tests.e2e.support import config_tree, write_config, write_list
 from tests.faults import FaultProxy, Rule, fault_proxy
@@ -100,7 +100,7 @@ def test_probing_reads_at_most_a_megabyte(tmp_path, s3, s3_prefix, proxy, big, n
     s3.filesystem().put_file(str(big / BIG[name]), key)
     config = _config(tmp_path, proxy, f"s3://{s3_prefix}", str(tmp_path / "cache"))
     facts = probe_file(f"s3://{key}", None, config)
-    assert isinstance(facts, VideoFacts)
+    assert isinstance(facts, Header)
     assert (facts.width, facts.height) == SIZE
     assert sum(r.sent for r in proxy.of(key)) <= 10**6
     assert len(proxy.of(key)) <= 9

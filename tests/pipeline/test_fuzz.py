@@ -15,7 +15,7 @@ from tar_files import make_tar
 
 from pipeline.errors import Reason, SourceError
 from pipeline.isolated import calls
-from pipeline.isolated.calls import decode_apart, probe_apart
+from pipeline.isolated.calls import decode_apart, look_apart
 from pipeline.job import EXIT_USAGE
 from pipeline.video.decode import ClipEnd, ClipFailure, Segment
 from tests.e2e.support import config_tree, run_here, write_config
@@ -36,7 +36,7 @@ def through_the_decoder(data: bytes, path: Path) -> str:
     begun = time.monotonic()
     with path.open("rb") as file:
         with contextlib.suppress(SourceError):
-            probe_apart(file, HARD)
+            look_apart(file, HARD)
         try:
             found = list(decode_apart(file, [request(end=2.0)], recipe(10, tail="pad"), HARD))
         except SourceError as error:

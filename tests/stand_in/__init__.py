@@ -9,7 +9,7 @@ FOLDER = str(Path(__file__).parent)
 def marked(clip: Path, path: Path, when: str, how: str, count: int = 0) -> Path:
     """A copy of a video that makes the stand-in break down.
 
-    ``when`` is ``probe`` or ``decode``, and then behind ``count`` results; ``how`` a key of
+    ``when`` is ``look`` or ``decode``, and then behind ``count`` results; ``how`` a key of
     ``sitecustomize.WAYS``, or ``once``: the next file that this decoder gets kills it.
     """
     order = f"STAND-IN:{when}:{how}:{count}".encode().ljust(64, b"\0")

@@ -64,7 +64,7 @@ WAYS = {
 
 
 def _order(file: object) -> tuple[str, str, int]:
-    """When (``probe`` or ``decode``), how, and behind how many results the decoder breaks down."""
+    """When (``look`` or ``decode``), how, and behind how many results the decoder breaks down."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - LENGTH))
     tail = file.read(LENGTH)
@@ -76,7 +76,7 @@ def _order(file: object) -> tuple[str, str, int]:
 
 
 def _obey(module: ModuleType) -> None:
-    decode_clips, probe = module.decode_clips, module.probe
+    decode_clips, look = module.decode_clips, module.look
 
     def broken_decode(file, clips, *rest):
         when, how, count = _order(file)
@@ -88,13 +88,13 @@ def _obey(module: ModuleType) -> None:
             # Leaves the process damaged: whatever it decodes next kills it.
             module.decode_clips = lambda *_: WAYS["segv"]()
 
-    def broken_probe(file, *rest):
+    def broken_look(file, *rest):
         when, how, _ = _order(file)
-        if when == "probe":
+        if when == "look":
             WAYS[how]()
-        return probe(file, *rest)
+        return look(file, *rest)
 
-    module.decode_clips, module.probe = broken_decode, broken_probe
+    module.decode_clips, module.look = broken_decode, broken_look
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -18,11 +18,11 @@ from pipeline.buckets import Bucket
 from pipeline.errors import Reason, SourceError, UserError
 from pipeline.isolated import calls
 from pipeline.isolated import server as server_module
-from pipeline.isolated.calls import decode_apart, probe_apart
+from pipeline.isolated.calls import decode_apart, look_apart
 from pipeline.isolated.memory import SHARED_BYTES, frames_of
 from pipeline.video.decode import ClipEnd, ClipFailure, Segment, decode_clips
 from pipeline.video.limits import DecodeLimits
-from pipeline.video.probe import probe
+from pipeline.video.probe import look
 from tests import stand_in
 from tests.pipeline.video.decoding import LIMITS, SMALL, recipe, request
 
@@ -102,7 +102,7 @@ def test_the_same_comes_out(name, clip, decoders):
     assert len(processes(decoders._server.process.pid)) == 2  # the server and one decoder
 
 
-@pytest.mark.parametrize("name", ["bikes", "png", "text", "audio_only", "empty"])
+@pytest.mark.parametrize("name", ["bikes", "carphone", "png", "text", "audio_only", "empty"])
 def test_the_same_is_told_of_a_header(name, clip, decoders):
     def told(function):
         with clip(name).open("rb") as file:
@@ -111,7 +111,7 @@ def test_the_same_is_told_of_a_header(name, clip, decoders):
             except SourceError as error:
                 return error.reason, error.message
 
-    assert told(probe_apart) == told(probe)
+    assert told(look_apart) == told(look)
 
 
 def test_frames_are_right_while_they_are_held_and_memory_is_used_again(clip, decoders):
@@ -173,9 +173,9 @@ def test_a_decoder_that_breaks_down_costs_one_file(
 
 @pytest.mark.parametrize("how", ["sleep", "segv"])
 def test_headers_are_watched_too(how, clip, decoders, tmp_path):
-    bad = stand_in.marked(clip("h264_open"), tmp_path / "bad.mp4", "probe", how)
+    bad = stand_in.marked(clip("h264_open"), tmp_path / "bad.mp4", "look", how)
     with bad.open("rb") as file, pytest.raises(SourceError) as caught:
-        probe_apart(file, HASTY)
+        look_apart(file, HASTY)
     assert caught.value.reason is (Reason.TIMEOUT if how == "sleep" else Reason.CRASHED)
 
 

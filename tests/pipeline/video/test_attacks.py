@@ -10,7 +10,7 @@ import av
 import pytest
 
 from pipeline.errors import Reason, SourceError
-from pipeline.isolated.calls import probe_apart
+from pipeline.isolated.calls import look_apart
 from pipeline.reading import open_source
 from pipeline.video.decode import ClipFailure, decode_clips
 from pipeline.video.probe import probe
@@ -128,7 +128,7 @@ def test_nothing_else_is_opened(kind, visited, canary, tmp_path, monkeypatch, s3
         with open_source(f"s3://{s3_prefix}/{name}", None, s3.storage) as file:
             refused(file)
         with path.open("rb") as file, pytest.raises(SourceError) as caught:
-            probe_apart(file, LIMITS)
+            look_apart(file, LIMITS)
         assert caught.value.reason is Reason.UNSUPPORTED_CONTAINER
     assert connections == []
     assert not was_read()
