@@ -209,7 +209,7 @@ class RunConfig(Section):
     cells: Annotated[PositiveInt | None, BeforeValidator(_parse_auto)] = None
     decode_tasks: int = Field(default=2, ge=1)
     probe_tasks: int = Field(default=8, ge=1)
-    pack_bytes: ByteSize = 64 * 2**20
+    pack_bytes: ByteSize = 256 * 2**20
     pack_seconds: float = Field(default=4, gt=0)
     task_windows: int = Field(default=96, ge=1)
     commit_seconds: float = Field(default=30, ge=0)

@@ -72,14 +72,15 @@ class RayRunner:
         if not os.environ.get("RAY_ADDRESS"):
             return
         try:
-            self._join()
+            self.join()
         except (OSError, RuntimeError) as error:
             warn(f"the cluster cannot be told that the run ended: {error}")
             return
         cache = self.config.output.uri
         self.meter.add(ENDED, time.time(), command=command, state=state, cache=cache)
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Join the cluster, or start it, unless that is done."""
         if ray.is_initialized():
             return
         handler = signal.getsignal(signal.SIGTERM)
@@ -106,7 +107,7 @@ class RayRunner:
         self._probed += len(files)
         if self._probed < PROBE_IN_CLUSTER:
             return LocalRunner(self.config).probe(files)
-        self._join()
+        self.join()
         config = self.config
         size = -(-len(files) // (4 * config.run.probe_tasks))
         chunks = [files[first : first + size] for first in range(0, len(files), size)]
@@ -134,7 +135,7 @@ class RayRunner:
 
         Raises ``UserError`` when a local cluster has no room for the run.
         """
-        self._join()
+        self.join()
         self._check_room("stage", cells=1)
         run = self.config.run
         actor: Any = ray.remote(_Canary).options(
@@ -207,7 +208,7 @@ class RayRunner:
         return Supervisor(cells, work, store // len(cells), self._make_encoder, decode)
 
     def _settle(self, measured: Measured, cells: int) -> Decode:
-        self._join()
+        self.join()
         decode = choose_decode(self.config, measured, self._store_bytes())
         self._check_room(decode, cells)
         return decode

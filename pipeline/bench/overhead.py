@@ -6,30 +6,37 @@ Examples:
 
 Two whole runs, over the first --limit and the first --more sources, with a stand-in for the encoder
 that takes no time, and packs as an accelerator gets them. What the longer one takes in addition, in
-CPU time of all processes and for each window more, is free of start-up; decoding and writing alone,
-measured before and after it, are taken off it. In turns, and the median told. With sources of one
-window the figure is that of a source.
+CPU time of all processes and for each window more, is free of start-up. Taken off it are decoding
+and writing alone, measured before and after it, and what Ray's own processes take in a cluster that
+has nothing to do, as the longer run lasts longer. In turns, and the median told. With sources of
+one window the figure is that of a source.
 """
 
 import argparse
 import json
 import statistics
+import time
 from dataclasses import asdict, dataclass
 
 from pipeline.bench.alone import decode_alone, write_alone
 from pipeline.bench.apart import apart
 from pipeline.bench.measure import conditions
 from pipeline.bench.pipeline import dataset_arguments, load_dataset_config, plan_of, whole_run
+from pipeline.bench.watch import Watch
 from pipeline.bench.write import removed
 from pipeline.cli import positive
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.ray_runner import RayRunner
 from pipeline.recipe import Recipe
 from pipeline.simulated import MakeSimulated
 from pipeline.weights import make_contract, resolve_vae
 
 _ENDLESS_TFLOPS = 1e6
 """A rate at which packs are as large as ``run.pack_bytes`` allows."""
+
+_SETTLING_S = 5.0
+"""Seconds in which a cluster starts its workers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,17 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Overhead:
-    """CPU seconds a window of one turn: all, what two stages take alone, and what is left."""
+    """CPU seconds a window of one turn: all, what two stages take alone and a cluster that idles,
+    and what is left.
+    """
 
     windows: int
     whole: float
     decode: float
     write: float
+    idle: float
 
     @property
     def left(self) -> float:
         """Of Ray Data and of what is around the stages."""
-        return self.whole - self.decode - self.write
+        return self.whole - self.decode - self.write - self.idle
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,12 +74,13 @@ def run(args: argparse.Namespace) -> None:
     config = load_dataset_config(args)
     config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
     turns = []
-    print(f"{'windows':>9} {'CPU ms each':>12} {'decode':>8} {'write':>8} {'left':>8}")
+    heads = "".join(f" {head:>8}" for head in ("decode", "write", "idle Ray", "left"))
+    print(f"{'windows':>9} {'CPU ms each':>12}{heads}")
     with removed(config):
         for turn in range(args.turns):
             turns.append(_turn(config, args.more, args.seconds, turn))
             one = turns[-1]
-            numbers = [1000 * n for n in (one.whole, one.decode, one.write, one.left)]
+            numbers = [1000 * n for n in (one.whole, one.decode, one.write, one.idle, one.left)]
             print(
                 f"{one.windows:>9} {numbers[0]:>12.3g} "
                 + " ".join(f"{number:>8.3g}" for number in numbers[1:]),
@@ -80,10 +91,10 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps({**conditions(), "left": left, "turns": [asdict(one) for one in turns]}))
 
 
-def _turn(config: Config, more: int, seconds: float, turn: int) -> Overhead:
+def _turn(config: Config, sources: int, seconds: float, turn: int) -> Overhead:
     made = MakeSimulated(0.0)
     recipe = Recipe.from_config(config, make_contract(config))
-    units, windows = plan_of(_of(config, more, "alone"), recipe)
+    units, windows = plan_of(_of(config, sources, "alone"), recipe)
 
     def alone() -> tuple[float, float]:
         decode = decode_alone(config, recipe, units, seconds / 2)
@@ -92,16 +103,33 @@ def _turn(config: Config, more: int, seconds: float, turn: int) -> Overhead:
 
     before = alone()
     short = apart(whole_run, _of(config, config.dataset.limit, f"{turn}-short"), made)
-    long = apart(whole_run, _of(config, more, f"{turn}-long"), made)
+    long = apart(whole_run, _of(config, sources, f"{turn}-long"), made)
     if long.windows <= short.windows:
         raise UserError(f"{long.windows} windows in the longer run, {short.windows} in the shorter")
     decode, write = map(statistics.mean, zip(before, alone(), strict=True))
+    more = long.windows - short.windows
+    duration = sum(long.seconds.values()) - sum(short.seconds.values())
     return Overhead(
-        long.windows - short.windows,
-        (long.cpu_seconds - short.cpu_seconds) / (long.windows - short.windows),
+        more,
+        (long.cpu_seconds - short.cpu_seconds) / more,
         decode,
         write,
+        apart(idle_cluster, config, seconds / 2) * duration / more,
     )
+
+
+def idle_cluster(config: Config, seconds: float) -> float:
+    """CPU seconds a second of a cluster as the run joins or starts it, with nothing to do; to be
+    called in a process of its own. Nothing without Ray.
+    """
+    if config.run.runner == "local":
+        return 0.0
+    with Watch() as watch, RayRunner(config) as runner:
+        runner.join()
+        time.sleep(_SETTLING_S)
+        begin = time.time()
+        time.sleep(seconds)
+        return watch.cpu_seconds(begin, time.time()) / seconds
 
 
 def _of(config: Config, limit: int | None, name: str) -> Config:

@@ -79,6 +79,27 @@ def test_failed_sources_are_retried_by_rule(tmp_path, clip):
     assert run_here(config).report["sources"] == {"total": 2, "ok": 1, "skipped": 0, "failed": 1}
 
 
+def test_a_wrong_size_in_the_list_costs_one_run(tmp_path, clip):
+    """What the file itself says is kept with the failure, and the next run goes by that."""
+    wrong = {"width": 96, "height": 160, "fps": 25.0, "frames": 100}
+    dataset = write_list(tmp_path / "clips.jsonl", [{"video": str(clip("h264_open")), **wrong}])
+    config = write_config(tmp_path / "c.yaml", config_tree(dataset, tmp_path / "cache"))
+    run_here(config)
+    [row] = LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
+    assert (row["reason"], row["width"], row["height"]) == ("hint_mismatch", 160, 96)
+    assert json.loads(row["facts"])["codec"] == "h264"
+    assert run_here(config).report["sources"] == {"total": 1, "ok": 1, "skipped": 0, "failed": 0}
+
+
+def test_what_fails_amid_its_frames_keeps_what_its_header_says(tmp_path, clip):
+    dataset = write_list(tmp_path / "clips.jsonl", [{"video": str(clip("damaged"))}])
+    config = write_config(tmp_path / "c.yaml", config_tree(dataset, tmp_path / "cache"))
+    run_here(config)
+    [row] = LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
+    assert (row["status"], row["reason"]) == ("failed", "decode_error")
+    assert json.loads(row["facts"])["pixel_format"] == "yuv420p"
+
+
 def test_a_run_in_which_most_fail_stops_early_and_goes_on_when_asked(tmp_path, clip):
     size = {"width": 160, "height": 96, "fps": 25.0, "frames": 100}
     good = [{"video": str(clip("h264_open")), "id": "good", **size}]

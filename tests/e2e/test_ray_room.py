@@ -29,7 +29,7 @@ def test_a_cluster_without_room_is_told_at_once(tmp_path, clip, monkeypatch, ray
 
 @pytest.mark.slow
 def test_packs_fit_into_a_small_object_store(tmp_path, clip, monkeypatch, ray_folder):
-    """With those of 64 MiB Ray Data would start a decode task every ten seconds."""
+    """With those of the default Ray Data would start a decode task every ten seconds."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_TMPDIR", ray_folder)
     dataset = write_list(tmp_path / "clips.jsonl", [{"video": str(clip("bikes"))}])
