@@ -34,6 +34,17 @@ _ENCODER = "Encoder)"
 """What Ray calls the workers of cells' drivers, and those of encoders."""
 
 
+def can_hold() -> bool:
+    """Whether this system lets a process be stopped by a handle (Linux 5.3, unless it is kept from
+    it).
+    """
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
 class Allowance:
     """CPU time that a process may take: a share of the clock's.
 

@@ -35,7 +35,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from pipeline.bench.drivers import Drivers, Taken
+from pipeline.bench.drivers import Drivers, Taken, can_hold
 from pipeline.bench.measure import conditions, process_of_its_own
 from pipeline.bench.pipeline import Told, dataset_arguments, load_dataset_config, told_run
 from pipeline.bench.together import MakeNoting, Together, noted, together
@@ -105,6 +105,11 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
     if args.nodes is None and os.environ.get("RAY_ADDRESS"):
         raise UserError("RAY_ADDRESS is set: all is watched on this machine; give --nodes")
+    if args.driver_share is not None and not can_hold():
+        raise UserError(
+            f"--driver-share {args.driver_share:g}: this system has no pidfd_open, with which a "
+            "driver is stopped and continued; leave it out, or take Linux 5.3 or newer"
+        )
     config = load_dataset_config(args)
     config = config.model_copy(update={"vae": resolve_vae(config.vae, config.storage)})
     rows: list[Row] = []

@@ -178,6 +178,14 @@ def test_what_cannot_be_measured_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert main(arguments) == 1
     assert "give --nodes" in capsys.readouterr().err
+    monkeypatch.delenv("RAY_ADDRESS")
+
+    def refused(process: int) -> int:
+        raise OSError("not here")
+
+    monkeypatch.setattr("os.pidfd_open", refused)
+    assert main([*arguments, "--driver-share", "0.1"]) == 1
+    assert "no pidfd_open" in capsys.readouterr().err
 
 
 @pytest.mark.slow
