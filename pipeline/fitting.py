@@ -54,7 +54,8 @@ def choose_decode(config: Config, measured: Measured, store_bytes: float) -> Dec
 def fit_packs(config: Config, store_bytes: float, decode: Decode) -> Config:
     """The configuration with ``run.pack_bytes`` that the store has room for.
 
-    Segments, and shards, become smaller with the packs. Beside the encoder, frames are in no store.
+    Segments become smaller with the packs, and shards take more of them. Beside the encoder, frames
+    are in no store.
     """
     room = room_for_pack(config, store_bytes)
     if decode == "in_actor" or room >= config.run.pack_bytes:

@@ -62,8 +62,17 @@ def make_graph(
     else:
         encoded = _in_stages(rows, config, arguments, min(config.run.decode_tasks, len(units)))
     return encoded.map_batches(
-        make_write_fn(config, recipe), batch_size=packs_per_shard, num_cpus=WRITE_CPUS
+        make_write_fn(config, recipe),
+        batch_size=refitted(packs_per_shard, units, config),
+        num_cpus=WRITE_CPUS,
     )
+
+
+def refitted(packs_per_shard: int, units: Sequence[Unit], config: Config) -> int:
+    """As many packs more as these became smaller: ``run.pack_bytes`` may be less than planned."""
+    planned = sum(unit.pack_count() for unit in units)
+    fitted = sum(unit.pack_count(config.run.pack_bytes) for unit in units)
+    return max(1, round(packs_per_shard * fitted / max(1, planned)))
 
 
 def _in_stages(

@@ -135,7 +135,7 @@ class PlannedUnits(Sequence[Unit]):
 
     def append(self, unit: Unit) -> None:
         """Add one at the end."""
-        self.packs += unit.pack_count
+        self.packs += unit.pack_count()
         for file in unit.files:
             for clip in file.clips:
                 for bucket in clip.buckets:

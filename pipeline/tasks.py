@@ -75,9 +75,10 @@ def make_units(
     for kind in sorted(stripes, key=_work, reverse=True):
         is_image, buckets = kind
         sizes = {b: pack_windows(config, b, (window_seconds or {}).get(b, 0.0)) for b in buckets}
-        if is_image:
-            sizes = {bucket: size * WINDOW_FRAMES for bucket, size in sizes.items()}
-        most = _unit_windows(config, windows) * (WINDOW_FRAMES if is_image else 1) // len(buckets)
+        frames = 1 if is_image else WINDOW_FRAMES
+        images = WINDOW_FRAMES // frames
+        sizes = {bucket: size * images for bucket, size in sizes.items()}
+        most = _unit_windows(config, windows) * images // len(buckets)
         widest = max(buckets, key=lambda bucket: (sizes[bucket], bucket))
         lead = min(sizes[widest], max(1, most))
         lead = lead if is_image else _whole(config, widest, lead)
@@ -88,7 +89,7 @@ def make_units(
         segment = min(config.windows.segment_windows, lead)
         stripe = Stripe(lead, packs, segment, partial(_cut, recipe.grid))
         for files in stripe.units(stripes.pop(kind)):
-            unit = Unit(files, asked)
+            unit = Unit(files, asked, frames)
             rank = _rank(unit, lead * packs * len(buckets))
             (long if rank == _LONGEST else others[rank]).append(unit)
     units = PlannedUnits(sorted(long, key=lambda unit: -unit.windows))  # stable

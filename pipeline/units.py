@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline.buckets import Bucket
 from pipeline.known import KnownRun
+from pipeline.recipe import window_bytes
+from pipeline.windows import WINDOW_FRAMES
 
 Range = tuple[int, int | None]
 """Windows [first, stop); stop None: to the end of the data, whatever a header says."""
@@ -44,43 +46,51 @@ class FileTask:
 class Unit:
     """One decode task: what it yields follows from this and the files' bytes alone.
 
-    ``packs`` holds the windows of a pack by the name of the bucket (images count as windows).
+    ``packs`` holds the windows of a pack by the name of the bucket (images count as windows), and
+    ``frames`` how many frames a window has: 17, or 1 of images.
     """
 
     files: tuple[FileTask, ...]
     packs: tuple[tuple[str, int], ...] = ()
+    frames: int = WINDOW_FRAMES
 
     @property
     def windows(self) -> int:
         """Estimated windows."""
         return sum(clip.windows for file in self.files for clip in file.clips)
 
-    @property
-    def pack_count(self) -> int:
-        """Packs that they are expected to make."""
-        windows: Counter[str] = Counter()
+    def pack_count(self, pack_bytes: int | None = None) -> int:
+        """Packs that they are expected to make, of no more than ``pack_bytes`` or as planned."""
+        windows: Counter[Bucket] = Counter()
         for file in self.files:
             for clip in file.clips:
                 for bucket in clip.buckets:
-                    windows[bucket.name] += clip.windows // len(clip.buckets)
+                    windows[bucket] += clip.windows // len(clip.buckets)
         sizes = dict(self.packs)
-        return sum(-(-count // sizes.get(bucket, count)) for bucket, count in windows.items())
+        count = 0
+        for bucket, wanted in windows.items():
+            size = sizes.get(bucket.name, wanted)
+            if pack_bytes is not None:
+                size = min(size, max(1, pack_bytes // window_bytes(bucket, self.frames)))
+            count += -(-wanted // size)
+        return count
 
     def to_json(self) -> str:
         """The unit as text, as it travels to a decode task."""
         files = [[f.uri, f.pinned_version, [_clip_fields(c) for c in f.clips]] for f in self.files]
-        return json.dumps([files, self.packs], separators=(",", ":"))
+        return json.dumps([files, self.packs, self.frames], separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Unit":
         """Inverse of ``to_json``."""
-        files, packs = json.loads(text)
+        files, packs, frames = json.loads(text)
         return cls(
             tuple(
                 FileTask(uri, pinned, tuple(_clip_from(fields) for fields in clips))
                 for uri, pinned, clips in files
             ),
             tuple((bucket, windows) for bucket, windows in packs),
+            frames,
         )
 
 

@@ -58,7 +58,7 @@ def test_units_are_the_same_in_whatever_order_sources_come():
     plain = list(units)
     assert plain == list(again)
     assert units[3:9] == plain[3:9]
-    assert units.packs == sum(unit.pack_count for unit in plain) > 10
+    assert units.packs == sum(unit.pack_count() for unit in plain) > 10
     windows = Counter()
     for unit in plain:
         windows[SMALL] += unit.windows

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from pipeline.coverage import merge
 from pipeline.known import KnownRun
+from pipeline.recipe import window_bytes
 from pipeline.units import ClipTask, FileTask, Unit, cut_ranges
 
 WANTED = st.tuples(st.lists(intervals(), max_size=6), st.booleans()).map(
@@ -96,5 +97,11 @@ def test_a_unit_counts_its_packs():
 
     files = (FileTask("a", None, (task("s", 10, SMALL, WIDE), task("t", 8, SMALL))),)
     packs = ((SMALL.name, 4), (WIDE.name, 2))
-    assert Unit(files, packs).pack_count == 4 + 3
-    assert Unit(files).pack_count == 2
+    assert Unit(files, packs).pack_count() == 4 + 3
+    assert Unit(files).pack_count() == 2
+    assert Unit(files, packs).pack_count(10**9) == 4 + 3
+    assert Unit(files, packs).pack_count(1) == 13 + 5
+    only = (FileTask("a", None, (task("t", 8, SMALL),)),)
+    assert Unit(only, ((SMALL.name, 4),)).pack_count(3 * window_bytes(SMALL)) == 3
+    assert Unit(only, ((SMALL.name, 8),), frames=1).pack_count(window_bytes(SMALL)) == 1
+    assert Unit(only, ((SMALL.name, 8),), frames=1).pack_count(window_bytes(SMALL, 4)) == 2
