@@ -321,7 +321,7 @@ def _size(plan: SourcePlan, text: str | None) -> dict[str, Any]:
         facts = facts_from_json(text)
         return {"width": facts.width, "height": facts.height, "is_image": facts.is_image}
     sized = plan.facts is not None or {"width", "height"} <= plan.hints.keys()
-    if not sized:  # it failed before its size was known
+    if plan.failure is not None or not sized:  # it failed before its buckets were known
         return {"width": None, "height": None, "is_image": None}
     width, height = plan.display_size
     return {"width": width, "height": height, "is_image": False}

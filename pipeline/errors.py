@@ -57,7 +57,7 @@ _TRANSIENT = frozenset(
         Reason.MISSING,
         Reason.UNREADABLE,
         Reason.SOURCE_CHANGED,
-        Reason.HINT_MISMATCH,  # the hints may have been corrected
+        Reason.HINT_MISMATCH,  # the true size is kept, and the hints may be corrected
         Reason.INCOMPLETE,
         Reason.LOST,
         Reason.TIMEOUT,  # the machine may have been busy

@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionResources, TaskPoo
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.fitting import Decode
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, window_bytes
 from pipeline.stages.decode import UNIT, make_decode_fn
 from pipeline.stages.encode import Encoder, MakeEncoder, make_vae_encoder
 from pipeline.stages.in_actor import (
@@ -48,6 +48,7 @@ def make_graph(
     so that Ray Data never fuses them into one operator: that would serialise them. With ``decode``
     ``in_actor`` they are one on purpose, of threads.
     """
+    DataContext.get_current().target_max_block_size = block_bytes(units, config, decode)
     rows = ray.data.from_items(
         [{UNIT: unit.to_json()} for unit in units], override_num_blocks=len(units)
     )
@@ -66,6 +67,23 @@ def make_graph(
         batch_size=refitted(packs_per_shard, units, config),
         num_cpus=WRITE_CPUS,
     )
+
+
+def block_bytes(units: Sequence[Unit], config: Config, decode: Decode) -> int:
+    """Bytes at which Ray Data ends a block: so few that a full pack is a block of its own.
+
+    It would copy blocks of two to take them apart, and give both to one encoder. Packs of latents,
+    which are small, it would keep until a unit's last is encoded.
+    """
+    if decode == "in_actor":
+        return 1
+    kinds = {(unit.packs, unit.frames): unit for unit in units}.values()
+    full = (
+        size * window_bytes(bucket, unit.frames)
+        for unit in kinds
+        for bucket, size in unit.pack_sizes(config.run.pack_bytes).items()
+    )
+    return max(1, min(full, default=config.run.pack_bytes) // 2)
 
 
 def refitted(packs_per_shard: int, units: Sequence[Unit], config: Config) -> int:
@@ -116,7 +134,7 @@ def _in_actor(
     )
 
 
-def configure_context(config: Config, store_bytes: float | None, decode: Decode) -> None:
+def configure_context(store_bytes: float | None) -> None:
     """Settings of Ray Data; they hold for datasets made afterwards.
 
     Half of ``store_bytes`` of the object store is what an execution may take; None leaves it to
@@ -129,9 +147,6 @@ def configure_context(config: Config, store_bytes: float | None, decode: Decode)
             handler.addFilter(_no_mistake)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # bars are off: below
     context = DataContext.get_current()
-    # A full pack is a block of its own: Ray Data would copy blocks of two to take them apart, and
-    # would keep packs of latents, which are small, until a unit's last is encoded.
-    context.target_max_block_size = 1 if decode == "in_actor" else config.run.pack_bytes // 2 or 1
     context.execution_no_progress_timeout_s = -1  # waiting for a GPU is no failure
     context.max_consecutive_actor_init_deaths = 16  # a bad node must not end the run
     context.raise_original_map_exception = True  # so that a user's mistake is told as one

@@ -193,7 +193,7 @@ class RayRunner:
         """
         decode = self._settle(measured, cells=1)
         config = fit_packs(self.config, self._store_bytes(), decode)
-        configure_context(config, config.run.object_store_bytes, decode)
+        configure_context(config.run.object_store_bytes)
         yield from execute(units, config, recipe, packs_per_shard, self._make_encoder, decode)
 
     def run_cells(

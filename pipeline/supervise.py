@@ -57,7 +57,7 @@ class CellDriver:
         seconds = window_seconds(cell.config, Manifest(work.store), cell.sources.buckets)
         units = make_units(cell.config, work.recipe, cell.sources, seconds)
         config = fit_packs(cell.config, self._store_bytes, self._decode)
-        configure_context(config, self._store_bytes, self._decode)
+        configure_context(self._store_bytes)
         return self._run.carry(
             execute(
                 units,

@@ -66,14 +66,18 @@ class Unit:
             for clip in file.clips:
                 for bucket in clip.buckets:
                     windows[bucket] += clip.windows // len(clip.buckets)
-        sizes = dict(self.packs)
-        count = 0
-        for bucket, wanted in windows.items():
-            size = sizes.get(bucket.name, wanted)
-            if pack_bytes is not None:
-                size = min(size, max(1, pack_bytes // window_bytes(bucket, self.frames)))
-            count += -(-wanted // size)
-        return count
+        sizes = self.pack_sizes(pack_bytes)
+        return sum(-(-count // sizes.get(bucket, count)) for bucket, count in windows.items())
+
+    def pack_sizes(self, pack_bytes: int | None = None) -> dict[Bucket, int]:
+        """Windows of a full pack, of no more than ``pack_bytes`` (but one) or as planned."""
+        sizes = {Bucket.parse(name): size for name, size in self.packs}
+        if pack_bytes is None:
+            return sizes
+        return {
+            bucket: min(size, max(1, pack_bytes // window_bytes(bucket, self.frames)))
+            for bucket, size in sizes.items()
+        }
 
     def to_json(self) -> str:
         """The unit as text, as it travels to a decode task."""

@@ -7,9 +7,9 @@ Examples:
 Two whole runs, over the first --limit and the first --more sources, with a stand-in for the encoder
 that takes no time, and packs as an accelerator gets them. What the longer one takes in addition, in
 CPU time of all processes and for each window more, is free of start-up. Taken off it are decoding
-and writing alone, measured before and after it, and what Ray's own processes take in a cluster that
-has nothing to do, as the longer run lasts longer. In turns, and the median told. With sources of
-one window the figure is that of a source.
+and writing alone, measured before and after it, and what Ray's own processes (not Ray Data's) take
+in a cluster that has nothing to do, as the longer run lasts longer. In turns, and the median told.
+With sources of one window the figure is that of a source.
 """
 
 import argparse
@@ -129,7 +129,8 @@ def idle_cluster(config: Config, seconds: float) -> float:
         time.sleep(_SETTLING_S)
         begin = time.time()
         time.sleep(seconds)
-        return watch.cpu_seconds(begin, time.time()) / seconds
+        end = time.time()
+    return watch.cpu_seconds(begin, end) / (end - begin)
 
 
 def _of(config: Config, limit: int | None, name: str) -> Config:

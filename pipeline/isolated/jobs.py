@@ -97,6 +97,8 @@ def answer_from_json(text: bytes) -> ClipEnd | ClipFailure | Header:
     if "header" in fields:
         return Header.from_dict(fields["header"])
     told = fields.pop("facts")
+    if told is None and "reason" not in fields:
+        raise TypeError("an answer without facts")
     if "reason" in fields:
         facts = None if told is None else VideoFacts.from_dict(told)
         return ClipFailure(fields["key"], Reason(fields["reason"]), str(fields["message"]), facts)

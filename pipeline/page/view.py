@@ -31,7 +31,8 @@ _ADVICE: Mapping[str, str] = {
     Reason.UNREADABLE: "The store refused. Check permissions and credentials; the next runs try "
     "again.",
     Reason.SOURCE_CHANGED: "It was written to while it was read. The next run takes the new bytes.",
-    Reason.HINT_MISMATCH: "The list's width and height are not the file's: correct or remove them.",
+    Reason.HINT_MISMATCH: "The list's width and height, or the file's header, are not what frames "
+    "have. The next run goes by the frames; correct or remove the columns.",
     Reason.INCOMPLETE: "A run ended before all of its windows came. The next run goes on there.",
     Reason.TIMEOUT: "Decoding took longer than decode.seconds_per_second allows. The next runs try "
     "again.",

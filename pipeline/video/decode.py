@@ -151,7 +151,9 @@ class _Clip:
             return ClipEnd(self.key, total, self._grid.count(total), self._facts)
         start, end = self._request.start or 0.0, self._request.end
         span = f"from {start:g} s to " + ("the end" if end is None else f"{end:g} s")
-        return ClipFailure(self.key, Reason.EMPTY_RANGE, f"the video shows no frame {span}")
+        return ClipFailure(
+            self.key, Reason.EMPTY_RANGE, f"the video shows no frame {span}", self._facts
+        )
 
 
 class _Sweep:
@@ -176,10 +178,12 @@ class _Sweep:
     def results(self) -> Iterator[Result]:
         """Everything that ``decode_clips`` yields for a video."""
         clips: list[_Clip] = []
+        waiting = list(self._requests)
         try:
             if self._recipe.fps is None and any(r.ranges[-1][0] > 0 for r in self._requests):
                 self._table = self._source.table()
-            for request in self._requests:
+            while waiting:
+                request = waiting.pop(0)
                 try:
                     clips.append(self._clip(request))
                 except SourceError as error:
@@ -187,9 +191,9 @@ class _Sweep:
             while any(not clip.done for clip in clips):
                 yield from self._pass([clip for clip in clips if not clip.done])
         except SourceError as error:
-            for clip in clips:
-                if not clip.done:
-                    yield self._failure(clip.key, error)
+            unfinished = [clip.key for clip in clips if not clip.done]
+            for key in [*unfinished, *(request.key for request in waiting)]:
+                yield self._failure(key, error)
 
     def _failure(self, key: str, error: SourceError) -> ClipFailure:
         return ClipFailure(key, error.reason, error.message, self._source.facts)

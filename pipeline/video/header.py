@@ -13,7 +13,7 @@ from pipeline.video.files import GuardedFile, open_container, sniff
 from pipeline.video.limits import DecodeLimits
 from pipeline.video.orientation import orientation_of
 from pipeline.video.sps import square_size
-from pipeline.video.tables import check_tables, upright
+from pipeline.video.tables import check_tables
 
 _MICROSECONDS = 1_000_000
 
@@ -46,16 +46,17 @@ def video_stream(container: InputContainer, limits: DecodeLimits) -> VideoStream
 def read_header(file: GuardedFile, limits: DecodeLimits) -> Header | None:
     """What the header alone says of a video, at a tenth of what a first frame costs.
 
-    None where it does not say enough, or a frame may say otherwise: other containers and codecs,
-    pictures to be turned, pixels that are not square, unknown lengths.
+    None where it does not say enough, or a frame may well say otherwise: other containers and
+    codecs, headers that turn pictures or contradict the stream, pixels that are not square, unknown
+    lengths. What only the stream asks for is not seen: a turn (H.264's and HEVC's display
+    orientation), or a crop from the left in HEVC. Such a source fails as ``hint_mismatch``.
 
     Raises:
         SourceError: what ``open_container`` and ``video_stream`` raise.
     """
     if sniff(file.head) != "mov":
         return None
-    check_tables(file, limits.max_frames)
-    if not upright(file):
+    if not check_tables(file, limits.max_frames):
         return None
     with open_container(file, limits, decode=False) as container:
         stream = video_stream(container, limits)

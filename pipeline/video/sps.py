@@ -7,6 +7,10 @@ _CHROMA_STEPS = {0: (1, 1), 1: (2, 2), 2: (2, 1), 3: (1, 1)}
 """Luma samples, across and down, of one unit of cropping, by chroma format (table 6-1)."""
 
 _OWN_ASPECT = 255
+_IS_SET = 7
+"""Number of the kind of a unit that holds a sequence parameter set (table 7-1)."""
+
+_MOST_ZEROS = 32
 
 
 class _Bits:
@@ -28,6 +32,8 @@ class _Bits:
         zeros = 0
         while not self.take():
             zeros += 1
+        if zeros > _MOST_ZEROS:
+            raise IndexError("no number is so long")
         return (1 << zeros) - 1 + self.take(zeros)
 
 
@@ -35,10 +41,13 @@ def square_size(extradata: bytes | None) -> tuple[int, int] | None:
     """Width and height in pixels of H.264 with square pixels, from an MP4's ``avcC``.
 
     None where there is no such record, where it has not one parameter set, and where that has other
-    pixels or parts that are seldom and not read here (scaling lists).
+    pixels, parts that are seldom and not read here (scaling lists), or a crop from the left, which
+    FFmpeg's decoder does not always apply.
     """
     try:
         if extradata is None or extradata[0] != 1 or extradata[5] & 31 != 1:
+            return None
+        if extradata[8] & 31 != _IS_SET:
             return None
         length = int.from_bytes(extradata[6:8], "big")
         return _size(_Bits(extradata[9 : 8 + length].replace(b"\0\0\3", b"\0\0")))
@@ -78,11 +87,13 @@ def _size(bits: _Bits) -> tuple[int, int] | None:
         bits.take()
     bits.take()
     left, right, top, bottom = (bits.golomb() for _ in range(4)) if bits.take() else (0, 0, 0, 0)
+    if left:
+        return None
     if bits.take() and bits.take():
         aspect = bits.take(8)
         if aspect > 1 and (aspect != _OWN_ASPECT or bits.take(16) != bits.take(16)):
             return None
     step, rows = _CHROMA_STEPS[chroma]
     fields = 2 - frames_only
-    width = 16 * across - step * (left + right)
+    width = 16 * across - step * right
     return width, fields * (16 * down - rows * (top + bottom))

@@ -22,32 +22,29 @@ _UPRIGHT = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 """The matrix that changes nothing (fixed point: 16.16, the last column 2.30)."""
 
 
-def check_tables(file: GuardedFile, max_frames: int) -> None:
+def check_tables(file: GuardedFile, max_frames: int) -> bool:
     """Refuse a MOV or MP4 whose tables claim too many samples.
+
+    Returns whether it has the headers of a film and its tracks, and none of them turns pictures.
 
     Raises:
         SourceError: ``too_large``, or a failure of the file.
     """
+    seen: dict[bytes, bool] = {}
     for depth, name, begin in _boxes(file):
         if depth == len(_PATH) and name in (b"stsz", b"stz2"):
             _check(int.from_bytes(file.at(begin + 8, 4), "big"), file.size, max_frames)
+        elif (depth, name) in _MATRIX:
+            seen[name] = seen.get(name, True) and _upright(file, begin, _MATRIX[depth, name])
+    return len(seen) == len(_MATRIX) and all(seen.values())
 
 
-def upright(file: GuardedFile) -> bool:
-    """Whether a MOV or MP4 has the headers of a film and its tracks, and none turns its pictures.
-
-    Raises:
-        SourceError: a failure of the file.
-    """
-    seen = set()
-    for depth, name, begin in _boxes(file):
-        if (depth, name) in _MATRIX:
-            version = file.at(begin, 1)
-            at = begin + _MATRIX[depth, name] + (_LONG_TIMES if version == b"\1" else 0)
-            if version not in (b"\0", b"\1") or file.at(at, len(_UPRIGHT)) != _UPRIGHT:
-                return False
-            seen.add(name)
-    return len(seen) == len(_MATRIX)
+def _upright(file: GuardedFile, begin: int, at: int) -> bool:
+    """Whether the matrix in a box's data, at ``at`` in version 0, changes nothing."""
+    version = file.at(begin, 1)
+    if version == b"\1":
+        at += _LONG_TIMES
+    return version in (b"\0", b"\1") and file.at(begin + at, len(_UPRIGHT)) == _UPRIGHT
 
 
 def _boxes(file: GuardedFile) -> Iterator[tuple[int, bytes, int]]:

@@ -37,8 +37,8 @@ def poisoned(folder, clip):
     for how in FAULTS:
         path = stand_in.marked(clip("h264_long"), folder / f"{how}.mp4", "decode", how, 2)
         rows.insert(1, {"video": str(path), "id": how, **size})
-    path = stand_in.marked(clip("h264_open"), folder / "probe.mp4", "probe", "segv")
-    return [{"video": str(path), "id": "probe"}, *rows]
+    path = stand_in.marked(clip("h264_open"), folder / "look.mp4", "look", "segv")
+    return [{"video": str(path), "id": "look"}, *rows]
 
 
 def config(tmp_path, rows, name, **changes):
@@ -85,7 +85,7 @@ def test_poison_costs_itself_alone(how, tmp_path, clip, ray_folder):
     sources = {row["id"]: row for row in cache.sources().to_pylist()}
     reasons = {name: sources[name]["reason"] for name in FAULTS}
     assert reasons == FAULTS
-    assert sources["probe"]["reason"] == "crashed"
+    assert sources["look"]["reason"] == "crashed"
     assert "SIGSEGV" in sources["segv"]["message"]
     clean = [row for row in rows if row["id"] in GOOD]
     reference = run_here(config(tmp_path, clean, "reference", decode__isolate=False))
