@@ -91,6 +91,24 @@ def test_a_wrong_size_in_the_list_costs_one_run(tmp_path, clip):
     assert run_here(config).report["sources"] == {"total": 1, "ok": 1, "skipped": 0, "failed": 0}
 
 
+def test_what_cannot_be_opened_counts_its_attempts_whatever_the_list_says(tmp_path, clip):
+    size = {"width": 160, "height": 96}
+    rows = [
+        {"video": str(tmp_path / "late.mp4"), **size, "fps": 25.0, "frames": 100},
+        {"video": str(clip("text")), **size},
+    ]
+    dataset = write_list(tmp_path / "clips.jsonl", rows)
+    tree = config_tree(dataset, tmp_path / "cache", max_attempts=2)
+    for _ in range(3):
+        run_here(write_config(tmp_path / "c.yaml", tree))
+    sources = LatentCache.open(str(tmp_path / "cache")).sources().to_pylist()
+    assert {row["reason"]: row["attempts"] for row in sources} == {
+        "missing": 2,
+        "unsupported_container": 1,
+    }
+    assert {row["width"] for row in sources} == {None}
+
+
 def test_what_fails_amid_its_frames_keeps_what_its_header_says(tmp_path, clip):
     dataset = write_list(tmp_path / "clips.jsonl", [{"video": str(clip("damaged"))}])
     config = write_config(tmp_path / "c.yaml", config_tree(dataset, tmp_path / "cache"))

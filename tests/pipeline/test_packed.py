@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import Reason, SourceError
 from pipeline.packed import CHUNK, Packed, in_batches
+from pipeline.video.facts import Header
 
 lengths = st.integers(0, 3 * CHUNK)
 bounds = st.none() | st.integers(-3 * CHUNK, 3 * CHUNK)
@@ -29,8 +30,10 @@ def test_it_reads_as_the_list_does(first, second, start, stop, step):
 def test_sources_come_back_equal_and_take_little():
     failure = SourceError(Reason.MISSING, "gone")
     sources = [make_source(f"s{n}", facts=make_facts(frames=n)) for n in range(5 * CHUNK)]
-    packed = Packed([*sources, make_source("lost", failure=failure)])
+    header = make_source("header", facts=Header(128, 64, 25.0, 100, 4.0))
+    packed = Packed([*sources, header, make_source("lost", failure=failure)])
     assert packed[: len(sources)] == sources
+    assert packed[len(sources)] == header
     assert packed[-1].failure.reason is Reason.MISSING
     assert packed.nbytes < 60 * len(sources)
     sent = pickle.loads(pickle.dumps(packed))

@@ -13,6 +13,7 @@ from pipeline.errors import Reason, SourceError
 from pipeline.identity import source_id
 from pipeline.plan import recalling
 from pipeline.planned import PlannedSources
+from pipeline.video.facts import Header
 
 # ---- what is planned
 
@@ -304,7 +305,7 @@ def test_a_second_plan_asks_for_what_the_first_has_not():
         make_source("b", uri="/2.mp4", facts=None, failure=SourceError(Reason.MISSING, "gone")),
         make_source("c", uri="/3.mp4", facts=facts[40], pinned=False),
         make_source("d", uri="/3.mp4", facts=facts[60]),
-        make_source("e", uri="/4.mp4", facts=facts[60]),
+        make_source("e", uri="/4.mp4", facts=Header(128, 64, 25.0, 60, 2.4)),
     ]
     prober = Prober(default=make_facts(frames=99))
     probe = recalling(PlannedSources.of(first).values(), prober)
@@ -313,4 +314,5 @@ def test_a_second_plan_asks_for_what_the_first_has_not():
     assert prober.asked == [files[0], *files[2:]]
     more = [("/3.mp4", "v1"), ("/4.mp4", "v2"), ("/5.mp4", "v1")]
     assert [answer.frames for answer in probe(more)] == [60, 99, 99]
+    assert [a.frames for a in recalling(first, prober)([("/4.mp4", "v1")])] == [60]
     assert prober.asked[3:] == more[1:]

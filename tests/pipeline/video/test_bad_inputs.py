@@ -10,6 +10,7 @@ from pipeline.errors import Reason, SourceError
 from pipeline.video.decode import ClipFailure, decode_clips
 from pipeline.video.limits import DecodeLimits
 from pipeline.video.probe import probe
+from pipeline.video.source import FrameSource
 from tests.pipeline.video.decoding import LIMITS, SMALL, decode, recipe, request
 
 UNOPENED = {
@@ -112,6 +113,7 @@ def test_start_behind_the_data_is_an_empty_range(clip) -> None:
                 clip(name), [request("far", start=60.0), request("near", start=1.0)], recipe(fps)
             )
             assert outcome.failures["far"].reason is Reason.EMPTY_RANGE
+            assert outcome.failures["far"].facts == outcome.ends["near"].facts
             assert outcome.ends["near"].windows >= 1
 
 
@@ -120,7 +122,20 @@ def test_a_size_other_than_expected_fails_that_clip_alone(clip) -> None:
     outcome = decode(clip("rotated90"), asked, recipe())
     assert outcome.failures["wrong"].reason is Reason.HINT_MISMATCH
     assert "96x160" in outcome.failures["wrong"].message
+    assert outcome.failures["wrong"].facts.rotation == 90
     assert outcome.ends["right"].frames == 100
+
+
+def test_packets_that_cannot_be_counted_fail_every_clip(clip, monkeypatch) -> None:
+    def damaged(source: FrameSource) -> list[int]:
+        raise SourceError(Reason.DECODE_ERROR, "reading a packet failed")
+
+    monkeypatch.setattr(FrameSource, "table", damaged)
+    asked = [request("a", ranges=((1, None),)), request("b", ranges=((0, 1),))]
+    outcome = decode(clip("h264_open"), asked, recipe())
+    assert {key: f.message for key, f in outcome.failures.items()} == dict.fromkeys(
+        ("a", "b"), "reading a packet failed"
+    )
 
 
 @pytest.mark.parametrize(

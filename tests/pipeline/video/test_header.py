@@ -1,5 +1,6 @@
 """What the header alone says: the same as header and first frame do, or nothing."""
 
+import io
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.video.files import GuardedFile
 from pipeline.video.header import read_header
 from pipeline.video.probe import look, probe
 from pipeline.video.sps import square_size
+from pipeline.video.tables import check_tables
 from tests import clips
 from tests.clips import DERIVED, REAL
 from tests.pipeline.video.decoding import LIMITS
@@ -121,6 +123,42 @@ def test_a_parameter_set_of_fields(interlaced, tmp_path):
     clips.encode(path, "libx264", size=(160, 104), count=2, options=options)
     found, told = both(path)
     assert found == told
+
+
+@pytest.mark.parametrize(("crop", "size"), [("8,0,0,0", (152, 96)), ("0,0,8,8", (152, 88))])
+def test_a_crop_from_the_left_is_left_to_the_decoder(crop, size, tmp_path):
+    """Which does not apply each of them."""
+    path = tmp_path / "clip.mp4"
+    clips.encode(path, "libx264", count=2, options={"x264-params": f"crop-rect={crop}"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"avc1", data.index(b"stsd")) + 28
+    struct.pack_into(">HH", data, at, *size)
+    at = data.index(b"tkhd") + 4 + 76
+    struct.pack_into(">II", data, at, size[0] << 16, size[1] << 16)
+    path.write_bytes(data)
+    found, told = both(path)
+    assert found == (None if crop[0] == "8" else told)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("box", [b"mvhd", b"tkhd"])
+def test_headers_with_long_times(box, turned):
+    """Version 1; FFmpeg writes it for films of many hours."""
+
+    def matrix(box: bytes, version: int, turned: bool) -> bytes:
+        times = {(b"mvhd", 0): 16, (b"mvhd", 1): 28, (b"tkhd", 0): 20, (b"tkhd", 1): 32}
+        numbers = (0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+        straight = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+        content = bytes([version, 0, 0, 0]) + bytes(times[box, version] + 16)
+        return packed(box, content + struct.pack(">9i", *(numbers if turned else straight)))
+
+    def packed(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", 8 + len(content)) + name + content
+
+    other = b"tkhd" if box == b"mvhd" else b"mvhd"
+    boxes = {box: matrix(box, 1, turned), other: matrix(other, 0, turned=False)}
+    film = packed(b"moov", boxes[b"mvhd"] + packed(b"trak", boxes[b"tkhd"]))
+    assert check_tables(GuardedFile(io.BytesIO(film)), 1000) is not turned
 
 
 @pytest.mark.parametrize("data", [None, b"", b"\1", b"\0" * 40, b"\1" + b"\xff" * 60, bytes(9)])
