@@ -62,13 +62,13 @@ from pipeline.bench.rivals import (
 )
 from pipeline.bench.work import Work, decode_as_the_pipeline, decode_isolated
 from pipeline.buckets import Bucket, ResizeFilter, ResizePolicy
-from pipeline.config import load_config
+from pipeline.config import RunConfig, WindowsConfig, load_config
 from pipeline.errors import UserError
 from pipeline.report import human_bytes
 
 PIPELINE, ISOLATED, FFMPEG, FFMPEG_EXACT = "pipeline", "isolated", "ffmpeg", "ffmpeg, exact"
 
-_SEGMENT_WINDOWS, _PACK_BYTES = 12, 64 * 2**20
+_SEGMENT_WINDOWS, _PACK_BYTES = WindowsConfig().segment_windows, RunConfig().pack_bytes
 """Of clips without a configuration: its defaults."""
 
 
