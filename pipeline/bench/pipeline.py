@@ -39,7 +39,7 @@ from typing import Any
 from pipeline.bench.alone import Alone, cores, decode_alone, encode_alone, write_alone
 from pipeline.bench.apart import apart
 from pipeline.bench.measure import conditions
-from pipeline.bench.watch import Watch
+from pipeline.bench.watch import DECODER, Watch
 from pipeline.bench.write import removed
 from pipeline.buckets import Bucket
 from pipeline.catalog import read_catalog
@@ -59,8 +59,8 @@ from pipeline.units import Unit
 from pipeline.weights import make_contract, resolve_vae
 
 CORES = "processors"
-_WORKERS = {"decode": "decode", "Encoder": "encode", "write": "write"}
-"""Words in the names of Ray's workers, and the stage that they tell of."""
+_WORKERS = {"decode": "decode", "Encoder": "encode", "write": "write", DECODER: "decoder"}
+"""Words in the names of Ray's workers, and the stage that they tell of; and decoders."""
 
 
 def dataset_arguments(parser: argparse.ArgumentParser) -> None:

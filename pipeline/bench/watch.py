@@ -16,6 +16,9 @@ SECONDS = 0.5
 _SHARED_MEMORY = "/dev/shm"
 """Where Ray keeps its object store."""
 
+DECODER = "pipeline.isolated"
+"""What names a decoder in a process of its own."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -31,7 +34,8 @@ class _Process:
 class Watch:
     """Looks at the processes every half second (Linux). A context manager.
 
-    Memory is what a process holds for itself, without Ray's shared memory.
+    Memory is what a process holds for itself, without Ray's shared memory; of a decoder's process,
+    with the frames that it shares with its parent.
     """
 
     def __init__(self) -> None:
@@ -136,6 +140,8 @@ def _cpu_seconds(process: int) -> float:
 def _resident_bytes(process: int) -> int:
     """Memory of its own; one that has ended has none."""
     sizes = {"RssAnon": 0, "RssFile": 0}
+    if process_name(process) == DECODER:
+        sizes["RssShmem"] = 0
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in sizes:
@@ -144,8 +150,9 @@ def _resident_bytes(process: int) -> int:
 
 
 def process_name(process: int) -> str:
-    """What a process is called: a worker of Ray by what it does."""
-    return Path(f"/proc/{process}/cmdline").read_text().split("\0")[0]
+    """What a process is called: a worker of Ray by what it does, ``DECODER`` a decoder."""
+    command = Path(f"/proc/{process}/cmdline").read_text()
+    return DECODER if DECODER in command else command.split("\0")[0]
 
 
 def _shared_bytes() -> int:

@@ -12,7 +12,7 @@ import pytest
 from jobs.benchmark import main
 from pipeline.bench.alone import Alone
 from pipeline.bench.pipeline import CORES, Whole, judge
-from pipeline.bench.watch import SECONDS, Watch
+from pipeline.bench.watch import DECODER, SECONDS, Watch
 from tests.e2e.support import config_tree, write_config, write_list
 
 
@@ -63,6 +63,17 @@ def test_a_watch_sees_what_children_take():
     peaks = watch.peak_bytes(("sentinel", "nobody"))
     assert set(peaks) == {"driver", "sentinel", "object store", "spilled"}
     assert peaks["sentinel"] > 200 * 2**20
+
+
+def test_a_watch_sees_what_decoders_share_with_their_parents():
+    code = (
+        f"# {DECODER}\nimport mmap, time\n"
+        f"held = mmap.mmap(-1, {50 * 2**20})\nheld.write(bytes(len(held)))\n"
+        f"time.sleep({2 * SECONDS})"
+    )
+    with Watch() as watch:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert watch.peak_bytes((DECODER,))[DECODER] > 50 * 2**20
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs shared memory as a folder")
