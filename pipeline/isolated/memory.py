@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.video.host import Frames
 
 _KEPT_BYTES = 512 * 2**20
-"""Free at most: two segments as large as a pack may be, of which one is written while the other is
-the parent's."""
+"""Free at most: two segments as large as a pack is by default, of which one is written while the
+other is the parent's."""
 
 SHARED_BYTES = 2**20
 """Frames of less are sent as they are: each piece of memory that is held takes a descriptor."""
