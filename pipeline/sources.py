@@ -37,10 +37,10 @@ class SourcePlan:
     """One source that a run has to bring to an end.
 
     ``facts`` are what the header says, and the first frame where it was read, or None where hints
-    say enough or the header is not read yet; ``coverage`` is what an
-    interrupted run left of the generation; ``failure`` ends the source without any work;
-    ``previous`` is a generation whose windows may be carried over, ``known`` are its samples where
-    decoding alone can tell whether they are.
+    say enough or the header is not read yet; ``coverage`` is what an interrupted run left of the
+    generation; ``failure`` ends the source without any work; ``previous`` is a generation whose
+    windows may be carried over, ``known`` are its samples where decoding alone can tell whether
+    they are.
     """
 
     source_id: str

@@ -107,8 +107,10 @@ class Watch:
             seen = self._processes.setdefault(process, _Process())
             with contextlib.suppress(OSError, IndexError, ValueError):
                 seen.cpu_seconds = _cpu_seconds(process)
-                seen.peak_bytes = max(seen.peak_bytes, _resident_bytes(process))
-                seen.names.add(process_name(process))
+                name = process_name(process)
+                held = _resident_bytes(process, shared=name == DECODER)
+                seen.peak_bytes = max(seen.peak_bytes, held)
+                seen.names.add(name)
         self._spilled = max(self._spilled, _spilled_bytes())
         self._shared_peak = max(self._shared_peak, _shared_bytes())
         self._times.append(time.time())
@@ -137,11 +139,9 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _resident_bytes(process: int) -> int:
-    """Memory of its own; one that has ended has none."""
-    sizes = {"RssAnon": 0, "RssFile": 0}
-    if process_name(process) == DECODER:
-        sizes["RssShmem"] = 0
+def _resident_bytes(process: int, *, shared: bool) -> int:
+    """Memory of its own, and what it shares if asked for; one that has ended has none."""
+    sizes = dict.fromkeys(("RssAnon", "RssFile", *(("RssShmem",) if shared else ())), 0)
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in sizes:

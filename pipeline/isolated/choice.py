@@ -13,7 +13,7 @@ from pipeline.video.host import Host
 from pipeline.video.probe import look
 
 _SEGMENTS = MemoryPool(kept_bytes=512 * 2**20)
-"""Of this process: a decode task of Ray keeps nothing from one call to the next."""
+"""Of this process, as no object of a decode task of Ray outlives its call."""
 
 _THIS_PROCESS = Host(_SEGMENTS.empty)
 
