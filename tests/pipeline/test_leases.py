@@ -16,8 +16,13 @@ def told(name, holder):
     raise AssertionError(f"range {name} is held by {holder}")
 
 
+def leases_on(store, name):
+    """Without those that are being written."""
+    return [n for n in store.names(f"leases/{name}") if not n.startswith(".")]
+
+
 def newest(store, name):
-    [found] = [n for n in store.names(f"leases/{name}") if not n.startswith(".")]  # being written
+    [found] = leases_on(store, name)
     return json.loads(store.read(f"leases/{name}/{found}"))
 
 
@@ -101,7 +106,7 @@ def test_what_is_held_is_renewed_while_the_rest_is_waited_for(tmp_path):
             first.take({"b"}, told)
             thread = threading.Thread(target=waits.take, args=({"a", "b"}, lambda *_: None))
             thread.start()
-            wait_until(lambda: store.names("leases/a"))
+            wait_until(lambda: leases_on(store, "a"))
             begun = newest(store, "a")["expires"]
             wait_until(lambda: newest(store, "a")["expires"] > begun)
         thread.join()
