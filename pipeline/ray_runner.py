@@ -39,6 +39,8 @@ _SYSTEM = {
     "idle_worker_killing_time_threshold_ms": 60_000,
     # Nothing reads what tasks do: there is no dashboard.
     "task_events_report_interval_ms": 0,
+    # Ray lets go of objects once a second, so that the store holds a second of frames for nothing.
+    "free_objects_period_milliseconds": 0,
 }
 """Settings of a cluster of our own."""
 

@@ -1,11 +1,13 @@
-"""All stages of one configuration, each alone, then the whole: decode, vae, write, pipeline.
+"""All parts of one configuration, each alone, then the whole.
 
 Examples:
   python jobs/benchmark.py all --config configs/t2v_540p.yaml --limit 200
 
-Runs these commands one after the other with what the configuration says, and prints what they do;
-the last line is one JSON object with theirs by name. The VAE has the checkpoint, or random weights
-of the published widths. `benchmark.py COMMAND --help` says what each measures.
+Runs `decode`, `vae`, `write`, `read`, `refresh` and `pipeline` one after the other with what the
+configuration says, and prints what they do; the last line is one JSON object with theirs by name.
+`read` and `write` work in folders of their own beneath output.uri, `read` with 500 MB, and
+`refresh` has a made-up cache of 100,000 sources. `benchmark.py COMMAND --help` says what each
+measures.
 """
 
 import argparse
@@ -15,10 +17,17 @@ import json
 import sys
 from typing import Any, TextIO
 
-from pipeline.bench import decode, pipeline, vae, write
-from pipeline.config import Config, load_config
+from pipeline.bench import decode, pipeline, read, refresh, vae, write
+from pipeline.config import load_config
 
-_MODULES = {"decode": decode, "vae": vae, "write": write, "pipeline": pipeline}
+_MODULES = {
+    "decode": decode,
+    "vae": vae,
+    "write": write,
+    "read": read,
+    "refresh": refresh,
+    "pipeline": pipeline,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
     config = load_config(args.config, args.set)
     found: dict[str, Any] = {}
-    for name, arguments in _commands(args, config).items():
+    for name, arguments in _commands(args, config.output.format).items():
         print(f"== {name} {' '.join(arguments)}", flush=True)
         parser = argparse.ArgumentParser(prog=name)
         _MODULES[name].add_arguments(parser)
@@ -40,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
-def _commands(args: argparse.Namespace, config: Config) -> dict[str, list[str]]:
+def _commands(args: argparse.Namespace, shard_format: str) -> dict[str, list[str]]:
     """Arguments of each command."""
     given = ["--config", args.config]
     for change in args.set:
@@ -48,15 +57,12 @@ def _commands(args: argparse.Namespace, config: Config) -> dict[str, list[str]]:
     dataset = ["--dataset", args.dataset] if args.dataset else []
     output = ["--output", args.output] if args.output else []
     limit = ["--limit", str(args.limit)] if args.limit else []
-    bucket, model, run_ = config.bucket_list[0], config.vae, config.run
-    encoder = ["--height", str(bucket.height), "--width", str(bucket.width)]
-    encoder += ["--dtype", model.compute_dtype, "--device", model.device]
-    encoder += ["--checkpoint", model.checkpoint] if model.checkpoint else []
-    encoder += ["--threads", str(run_.encoder_threads)] if run_.encoder_threads else []
     return {
         "decode": given + dataset,
-        "vae": encoder + (["--compile"] if run_.compile else []),
+        "vae": given,
         "write": given + output,
+        "read": [*given, *output, "--bytes", "500MB", "--format", shard_format],
+        "refresh": [],
         "pipeline": given + dataset + output + limit,
     }
 

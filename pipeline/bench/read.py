@@ -3,6 +3,7 @@
 Examples:
   python jobs/benchmark.py read /mnt/scratch
   python -m tests.s3 python jobs/benchmark.py read s3://t2v/scratch
+  python jobs/benchmark.py read --config configs/t2v_540p.yaml --bytes 500MB
   python jobs/benchmark.py read /mnt/scratch --index-segments 250000 1000000
 
 A cache of random moments of 544x992 windows, two tensors of 3x64x34x62 in float16 a sample, is
@@ -31,14 +32,14 @@ reader has; other loaders download whole shards to a disk first and are left out
 `CPU of raw` of samples a CPU second.
 
 --index-segments measures how long the first batch takes in a cache of so many segments, and memory
-over a whole epoch; see there.
+over a whole epoch; see there. The endpoint of S3 comes from the configuration, or from
+AWS_ENDPOINT_URL.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -59,12 +60,12 @@ from pipeline.bench.measure import (
 from pipeline.bench.read_peers import PEERS, prepare_peer, read_peer, why_missing, write_litdata
 from pipeline.bench.read_samples import build_cache, export, read_config, sample_bytes
 from pipeline.bench.read_ways import forget, prepare, raw_local, raw_s3, read_cache
-from pipeline.bench.write import removed
+from pipeline.bench.write import load_output_config, output_arguments, removed
 from pipeline.cli import byte_size, positive
 from pipeline.config import Config, StorageConfig
 from pipeline.errors import UserError
 from pipeline.report import human_bytes
-from pipeline.storage import Store, absolute
+from pipeline.storage import Store
 
 RAW, SHUFFLED, READER, DRAWN = "raw", "raw, shuffled", "reader", "drawn"
 FORMATS = ("safetensors", "parquet")
@@ -72,7 +73,7 @@ FORMATS = ("safetensors", "parquet")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("uri", metavar="URI", help="a folder, or s3://bucket/prefix")
+    output_arguments(parser, "output, storage")
     parser.add_argument(
         "--bytes", type=byte_size, default="2GB", metavar="SIZE", help="of samples, at least (2GB)"
     )
@@ -85,12 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
-    storage = StorageConfig(endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None)
-    root = f"{absolute(args.uri).rstrip('/')}/benchmark-{secrets.token_hex(6)}"
-    local = Store(root, storage).local
-    if args.index_segments and not local:
-        raise UserError(f"{args.uri}: --index-segments wants a folder")
-    with removed(read_config(root, storage, args.format)):
+    config = load_output_config(args, {})
+    root, storage = config.output.uri, config.storage
+    if args.index_segments and not Store(root, storage).local:
+        raise UserError(f"{root}: --index-segments wants a folder")
+    with removed(config):
         if args.index_segments:
             read_index.benchmark_index(Path(root), args.index_segments)
         else:

@@ -5,13 +5,14 @@ Examples:
   python jobs/benchmark.py vae --height 544 --width 992 --dtype bfloat16 --device cuda --out gpu
   python jobs/benchmark.py vae --height 512 --width 512 --images --batch 4 --threads 2
   python jobs/benchmark.py vae --height 256 --width 256 --widths narrow --check
+  python jobs/benchmark.py vae --config configs/t2v_540p.yaml
 
-The encoder alone is made, with random weights or those of --checkpoint, and encodes random
-windows; in turns with it, torch.mm multiplies large square matrices of the same dtype. Start-up
-(weights, and the first call, which compiles and tunes) is told apart. FLOPs and bytes moved are
-counted operator by operator, whatever the machine. `of torch.mm` is the ratio of the medians of
-FLOP/s. Memory is the peak beyond weights and input: resident on the CPU, allocated on CUDA; beside
-it is what the memory plan said.
+The encoder alone is made, with random weights, those of --checkpoint or what a configuration says
+of it, and encodes random windows; in turns with it, torch.mm multiplies large square matrices of
+the same dtype. Start-up (weights, and the first call, which compiles and tunes) is told apart.
+FLOPs and bytes moved are counted operator by operator, whatever the machine. `of torch.mm` is the
+ratio of the medians of FLOP/s. Memory is the peak beyond weights and input: resident on the CPU,
+allocated on CUDA; beside it is what the memory plan said.
 
 With --device cuda, or --check anywhere, the reference's clips are encoded and decoded on the device
 through every path in float32 and bfloat16, and windows the way of a run: in micro-batches, with
@@ -47,7 +48,7 @@ from pipeline.bench.goldens import (
 from pipeline.bench.measure import Cost, Rates, conditions, in_turns, measured, resident_bytes
 from pipeline.buckets import Bucket
 from pipeline.cli import positive
-from pipeline.config import StorageConfig, VAESection, WidthsConfig
+from pipeline.config import Config, WidthsConfig, load_config
 from pipeline.errors import UserError
 from pipeline.report import human_bytes
 from pipeline.room import is_out_of_memory
@@ -60,23 +61,29 @@ NARROW = WidthsConfig(
 )
 """The widths of the reference's narrow model (``v2_small``)."""
 
+_SIDE = 256
+"""Height and width of the bucket where nothing says."""
+
 _MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("--height", type=int, default=256, help="of the bucket, in pixels (256)")
-    parser.add_argument("--width", type=int, default=256, help="of the bucket, in pixels (256)")
+    given = parser.add_argument_group("from a configuration: the VAE, its threads, the bucket")
+    given.add_argument("--config", metavar="YAML", help="configuration file")
+    given.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
+    parser.add_argument("--height", type=int, help="of the bucket, in pixels (256)")
+    parser.add_argument("--width", type=int, help="of the bucket, in pixels (256)")
     parser.add_argument("--frames", type=int, choices=(1, 17), default=17, help="of a window (17)")
     parser.add_argument("--images", action="store_true", help="the same as --frames 1")
     parser.add_argument("--batch", type=positive, default=1, help="windows of a call (1)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(float32)")
     parser.add_argument(
         "--threads", type=positive, help="of torch on the CPU; its own choice if unset"
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(auto)")
     parser.add_argument("--checkpoint", metavar="URI", help="weights; random ones without it")
-    parser.add_argument("--widths", choices=("full", "narrow"), default="full", help="if random")
+    parser.add_argument("--widths", choices=("full", "narrow"), help="of random weights (full)")
     parser.add_argument(
         "--budget", metavar="BYTES", type=positive, help="for activations, both ways"
     )
@@ -91,16 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, check and print. Raises ``UserError`` also where a check fails."""
+    config = _config(args)
+    args = _settled(args, config)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    try:
-        Bucket(args.height, args.width)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     found: dict[str, Any] = {"passed": False}
     _write(args.out, found)  # so that it is there, and says so, even where the process is killed
     try:
-        checks = _fill(found, args)
+        checks = _fill(found, args, config)
         found["passed"] = all(check.passed for check in checks)
     except Exception as error:
         found["error"] = str(error)
@@ -114,10 +119,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"the VAE is not right on {found['device']}: {'; '.join(wrong)}")
 
 
-def _fill(found: dict[str, Any], args: argparse.Namespace) -> list[Check]:
+def _fill(found: dict[str, Any], args: argparse.Namespace, config: Config) -> list[Check]:
     """Measure and check."""
     begun = time.monotonic()
-    vae = load_encoder(_section(args), StorageConfig())
+    vae = load_encoder(config.vae, config.storage)
     cuda = vae.device.type == "cuda"
     if cuda or args.check:
         require_goldens(args.goldens)
@@ -152,13 +157,35 @@ def _write(path: Path | None, found: dict[str, Any]) -> None:
             ) from error
 
 
-def _section(args: argparse.Namespace) -> VAESection:
-    weights: dict[str, Any] = {"checkpoint": args.checkpoint}
-    if args.checkpoint is None:
-        weights = {"random_seed": 0}
-        if args.widths == "narrow":
-            weights |= {"widths": NARROW, "z_channels": 2}
-    return VAESection(**weights, compute_dtype=args.dtype, device=args.device)
+def _config(args: argparse.Namespace) -> Config:
+    """The configuration of ``--config``, or one of defaults, with what the arguments say."""
+    fields: dict[str, Any] = {
+        "vae.checkpoint": args.checkpoint,
+        "vae.compute_dtype": args.dtype,
+        "vae.device": args.device,
+        "run.encoder_threads": args.threads,
+        "run.compile": args.compile or None,
+    }
+    if args.config is None:
+        bucket = {"height": args.height or _SIDE, "width": args.width or _SIDE}
+        fields |= {"dataset.uri": "unused", "output.uri": "unused", "buckets": [bucket]}
+        fields["vae.random_seed"] = 0 if args.checkpoint is None else None
+    if args.widths == "narrow":
+        fields |= {"vae.widths": NARROW, "vae.z_channels": 2}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return load_config(args.config, args.set, given)
+
+
+def _settled(args: argparse.Namespace, config: Config) -> argparse.Namespace:
+    """The arguments, with what the configuration says where they are silent."""
+    try:
+        first = config.bucket_list[0]
+        bucket = Bucket(args.height or first.height, args.width or first.width)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    found = {"height": bucket.height, "width": bucket.width, "dtype": config.vae.compute_dtype}
+    found |= {"threads": config.run.encoder_threads, "compile": config.run.compile}
+    return argparse.Namespace(**vars(args) | found)
 
 
 def _window(vae: AutoencoderKL, args: argparse.Namespace) -> torch.Tensor:

@@ -63,20 +63,28 @@ _MEGABYTE = 10**6
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
-    parser.add_argument("uri", metavar="URI", nargs="?", help="a folder, or s3://bucket/prefix")
+    output_arguments(parser, "output, storage, latents, bucket")
     parser.add_argument("--height", type=int, help="of the bucket, in pixels (544)")
     parser.add_argument("--width", type=int, help="of the bucket, in pixels (992)")
     parser.add_argument("--shard-bytes", metavar="SIZE", help="overrides output.shard_bytes")
-    given = parser.add_argument_group("from a configuration: output, storage, latents, bucket")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each way (5)")
+
+
+def output_arguments(parser: argparse.ArgumentParser, used: str) -> None:
+    """Arguments of commands that write below a URI or a configuration's output, of which ``used``
+    counts.
+    """
+    parser.add_argument("uri", metavar="URI", nargs="?", help="a folder, or s3://bucket/prefix")
+    given = parser.add_argument_group(f"from a configuration: {used}")
     given.add_argument("--config", metavar="YAML", help="configuration file")
     given.add_argument("--output", metavar="URI", help="overrides output.uri")
     given.add_argument("--set", metavar="KEY=VALUE", action="append", default=[])
-    parser.add_argument("--turns", type=int, default=5, help="turns of each way (5)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
-    config = _config(args)
+    fields = {} if args.shard_bytes is None else {"output.shard_bytes": args.shard_bytes}
+    config = load_output_config(args, fields)
     try:
         bucket = config.bucket_list[0]
         bucket = Bucket(args.height or bucket.height, args.width or bucket.width)
@@ -96,18 +104,16 @@ def fields_at(uri: str) -> dict[str, Any]:
     }
 
 
-def _config(args: argparse.Namespace) -> Config:
-    """The configuration, writing into a folder of its own."""
+def load_output_config(args: argparse.Namespace, fields: Mapping[str, Any]) -> Config:
+    """The configuration that these arguments name, with ``fields``; it writes into a folder of its
+    own. Raises ``UserError``.
+    """
     if (args.config is None) == (args.uri is None):
         raise UserError("give either a URI to write to, or --config")
-    fields: dict[str, Any] = {}
-    if args.uri is not None:
-        fields = fields_at(args.uri)
+    given = {} if args.uri is None else fields_at(args.uri)
     if args.output is not None:
-        fields["output.uri"] = args.output
-    if args.shard_bytes is not None:
-        fields["output.shard_bytes"] = args.shard_bytes
-    config = load_config(args.config, args.set, fields)
+        given["output.uri"] = args.output
+    config = load_config(args.config, args.set, given | dict(fields))
     folder = f"{config.output.uri.rstrip('/')}/benchmark-{secrets.token_hex(6)}"
     return config.model_copy(update={"output": config.output.model_copy(update={"uri": folder})})
 

@@ -25,16 +25,16 @@ def called(monkeypatch):
 
 
 def test_every_stage_and_the_whole(tmp_path, called, capsys):
-    tree = config_tree(tmp_path, tmp_path / "cache", run__compile=True)
+    tree = config_tree(tmp_path, tmp_path / "cache", output__format="parquet")
     config = str(write_config(tmp_path / "config.yaml", tree))
     arguments = ["--limit", "7", "--set", "run.decode_tasks=3", "--output", "/elsewhere"]
     assert main(["all", "--config", config, *arguments]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert last == {name: {"command": name} for name in ("decode", "vae", "write", "pipeline")}
+    names = ("decode", "vae", "write", "read", "refresh", "pipeline")
+    assert last == {name: {"command": name} for name in names}
     assert called["pipeline"].limit == 7
-    assert called["write"].output == "/elsewhere"
-    assert {tuple(called[name].set) for name in ("decode", "write", "pipeline")} == {
+    assert called["write"].output == called["read"].output == "/elsewhere"
+    assert called["read"].format == "parquet"
+    assert {tuple(called[name].set) for name in names if name != "refresh"} == {
         ("run.decode_tasks=3",)
     }
-    vae = called["vae"]
-    assert (vae.height, vae.width, vae.threads, vae.compile) == (32, 64, 1, True)

@@ -13,6 +13,7 @@ from jobs.benchmark import main
 from pipeline.bench import goldens, vae
 from pipeline.bench.vae import GOLDENS
 from pipeline.transfer import Fetched
+from tests.e2e.support import config_tree, write_config
 from vae import AutoencoderKL, VAEConfig, encoding_cost
 from vae.norms import GroupNorm, norm_into
 
@@ -50,6 +51,22 @@ def test_rates_are_of_what_was_counted_and_timed(capsys, tmp_path, options, fram
     assert found["planned_bytes"] > 0
     assert json.loads(out.read_text()) == found
     assert "slices of" in printed.out
+
+
+def test_what_a_configuration_says_counts_where_the_arguments_are_silent(capsys, tmp_path):
+    tree = config_tree("/unused", "/unused", vae__compute_dtype="bfloat16", run__compile=True)
+    config = str(write_config(tmp_path / "config.yaml", tree))
+    options = ["--config", config, "--set", "run.encoder_threads=1", "--turns", "1"]
+    assert main(["vae", *options]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    model = VAEConfig(z_channels=2, **tree["vae"]["widths"])
+    cost = encoding_cost(model, 32, 64, 17, torch.float32, 8)
+    assert found["counted"]["flops"] == cost.flops
+    assert (found["dtype"], found["threads"], found["compiled"]) == ("bfloat16", 1, True)
+    assert main(["vae", *options, "--width", "48", "--dtype", "float32"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["counted"]["flops"] == encoding_cost(model, 32, 48, 17, torch.float32, 8).flops
+    assert found["dtype"] == "float32"
 
 
 @pytest.fixture
