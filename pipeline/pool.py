@@ -16,6 +16,8 @@ import numpy.typing as npt
 class MemoryPool:
     """Memory of arrays that nothing refers to any more, for the next arrays; for any thread.
 
+    A process that is forked has a copy of it, and does not write into its parent's.
+
     ``kept_bytes``: no more than that waits unused; what was given back first goes first.
     """
 
@@ -28,7 +30,7 @@ class MemoryPool:
         size = int(np.prod(shape))
         if size == 0:
             return np.empty(shape, np.uint8)
-        memory = self._take(size) or mmap.mmap(-1, size)
+        memory = self._take(size) or mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         array = np.frombuffer(memory, np.uint8, size)
         weakref.finalize(array, self._keep, memory).atexit = False
         return array.reshape(shape)

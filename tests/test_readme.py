@@ -41,7 +41,10 @@ def test_every_configuration_key_is_in_the_reference_and_no_other():
     assert _documented() == {name for name, _ in _keys(Config)}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+CONFIGS = [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "tests" / "benchmarks").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda p: p.name)
 def test_shipped_configurations_load(path):
     config = load_config(str(path))
     assert config.buckets

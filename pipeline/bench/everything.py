@@ -7,7 +7,7 @@ Runs `decode`, `vae`, `write`, `read`, `refresh` and `pipeline` one after the ot
 configuration says, and prints what they do; the last line is one JSON object with theirs by name.
 `read` and `write` work in folders of their own beneath output.uri, `read` with 500 MB, and
 `refresh` has a made-up cache of 100,000 sources. `benchmark.py COMMAND --help` says what each
-measures.
+measures. Where one fails, the others go on, and the exit code is 1.
 """
 
 import argparse
@@ -15,10 +15,12 @@ import contextlib
 import io
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from pipeline.bench import decode, pipeline, read, refresh, vae, write
 from pipeline.config import load_config
+from pipeline.errors import UserError
 
 _MODULES = {
     "decode": decode,
@@ -36,34 +38,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure and print. Raises ``UserError``."""
-    config = load_config(args.config, args.set)
+    """Measure and print. Raises ``UserError`` at the end where a command did."""
+    settings = list(args.set)
+    for key, value in (("dataset.uri", args.dataset), ("output.uri", args.output)):
+        settings += [] if value is None else [f"{key}={json.dumps(value)}"]
+    shard_format = load_config(args.config, settings).output.format
     found: dict[str, Any] = {}
-    for name, arguments in _commands(args, config.output.format).items():
+    failed: list[str] = []
+    for name, arguments in _commands(args, settings, shard_format).items():
         print(f"== {name} {' '.join(arguments)}", flush=True)
         parser = argparse.ArgumentParser(prog=name)
         _MODULES[name].add_arguments(parser)
-        with contextlib.redirect_stdout(_Tee(sys.stdout)) as told:
-            _MODULES[name].run(parser.parse_args(arguments))
-        found[name] = json.loads(told.getvalue().splitlines()[-1])
+        try:
+            with contextlib.redirect_stdout(_Tee(sys.stdout)) as told:
+                _MODULES[name].run(parser.parse_args(arguments))
+            found[name] = json.loads(told.getvalue().splitlines()[-1])
+        except UserError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            failed.append(name)
     print(json.dumps(found))
+    if failed:
+        raise UserError(f"{', '.join(failed)} failed; see the errors above")
 
 
-def _commands(args: argparse.Namespace, shard_format: str) -> dict[str, list[str]]:
+def _commands(
+    args: argparse.Namespace, settings: Sequence[str], shard_format: str
+) -> dict[str, list[str]]:
     """Arguments of each command."""
     given = ["--config", args.config]
-    for change in args.set:
+    for change in settings:
         given += ["--set", change]
-    dataset = ["--dataset", args.dataset] if args.dataset else []
     output = ["--output", args.output] if args.output else []
     limit = ["--limit", str(args.limit)] if args.limit else []
     return {
-        "decode": given + dataset,
+        "decode": given,
         "vae": given,
-        "write": given + output,
-        "read": [*given, *output, "--bytes", "500MB", "--format", shard_format],
+        "write": given,
+        "read": [*given, "--bytes", "500MB", "--format", shard_format],
         "refresh": [],
-        "pipeline": given + dataset + output + limit,
+        "pipeline": given + output + limit,
     }
 
 

@@ -165,13 +165,17 @@ def _config(args: argparse.Namespace) -> Config:
         "vae.device": args.device,
         "run.encoder_threads": args.threads,
         "run.compile": args.compile or None,
+        "run.runner": "local",  # which needs no GPUs of Ray's
     }
     if args.config is None:
         bucket = {"height": args.height or _SIDE, "width": args.width or _SIDE}
         fields |= {"dataset.uri": "unused", "output.uri": "unused", "buckets": [bucket]}
-        fields["vae.random_seed"] = 0 if args.checkpoint is None else None
-    if args.widths == "narrow":
-        fields |= {"vae.widths": NARROW, "vae.z_channels": 2}
+        if args.checkpoint is None:
+            fields["vae.random_seed"] = 0
+            if args.widths == "narrow":
+                fields |= {"vae.widths": NARROW, "vae.z_channels": 2}
+    elif args.widths or args.checkpoint:
+        raise UserError("the weights are those of --config: set vae.checkpoint or vae.widths there")
     given = {name: value for name, value in fields.items() if value is not None}
     return load_config(args.config, args.set, given)
 
@@ -185,6 +189,8 @@ def _settled(args: argparse.Namespace, config: Config) -> argparse.Namespace:
         raise UserError(str(error)) from error
     found = {"height": bucket.height, "width": bucket.width, "dtype": config.vae.compute_dtype}
     found |= {"threads": config.run.encoder_threads, "compile": config.run.compile}
+    if args.config is not None and found["threads"] is None:
+        found["threads"] = max(1, int(config.run.cpus_per_encoder))  # as in a run on Ray
     return argparse.Namespace(**vars(args) | found)
 
 

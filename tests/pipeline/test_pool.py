@@ -1,3 +1,4 @@
+import os
 import threading
 
 import numpy as np
@@ -59,6 +60,19 @@ def test_arrays_that_are_held_never_share_memory(sizes, most):
         del array
         for value, one in held:
             assert (one == value).all()
+
+
+def test_a_forked_process_does_not_write_into_its_parents_memory():
+    pool = MemoryPool(kept_bytes=10**6)
+    free = pool.empty((5000,))
+    free[...] = 1
+    del free
+    child = os.fork()
+    if child == 0:
+        pool.empty((5000,))[...] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (pool.empty((5000,)) == 1).all()
 
 
 def test_threads_share_it():

@@ -1,4 +1,4 @@
-"""What is left of a whole run beside decoding and writing: worked out as said, and on a small run."""
+"""What is left of a run beside decoding and writing: worked out as said, and on a small run."""
 
 import json
 
@@ -42,7 +42,9 @@ def test_what_is_left_is_of_the_windows_that_the_longer_run_has_more(config, mon
     monkeypatch.setattr(overhead, "apart", apart)
     monkeypatch.setattr(overhead, "decode_alone", lambda *_: Alone(9.0, next(decode), 1))
     monkeypatch.setattr(overhead, "write_alone", lambda *_: Alone(9.0, 0.01, 1))
-    assert main(["overhead", "--config", config, "--limit", "1", "--more", "3", "--turns", "1"]) == 0
+    assert (
+        main(["overhead", "--config", config, "--limit", "1", "--more", "3", "--turns", "1"]) == 0
+    )
     [turn] = json.loads(capsys.readouterr().out.splitlines()[-1])["turns"]
     assert turn == pytest.approx(
         {"windows": 30, "whole": 0.15, "decode": 0.08, "write": 0.01, "idle": 0.02}

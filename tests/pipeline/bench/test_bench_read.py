@@ -20,6 +20,7 @@ from pipeline.bench.read_peers import PEERS, read_peer, why_missing
 from pipeline.bench.read_samples import build_cache, export, read_config, sample_bytes
 from pipeline.bench.read_ways import forget, raw_local, raw_s3, read_cache
 from pipeline.bench.write import removed
+from tests.e2e.support import config_tree, write_config
 from tests.pipeline.helpers import LOCAL
 from tests.s3 import REGION
 
@@ -111,14 +112,15 @@ def test_the_command(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_s3(s3, s3_prefix, monkeypatch, capsys):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+def test_s3(s3, s3_prefix, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AWS_REGION", REGION)
     config = read_config(f"s3://{s3_prefix}/cache", s3.storage, "parquet")
     with removed(config):
         assert build_cache(config, 1) == 12
         assert raw_s3(config, 5, 4) == read_cache(config, 5, 4, "moments") == 12
-    assert benchmark.main(["read", f"s3://{s3_prefix}", "--bytes", "1", "--turns", "1"]) == 0
+    tree = config_tree("/unused", f"s3://{s3_prefix}", storage=s3.storage.model_dump())
+    given = ["--config", str(write_config(tmp_path / "config.yaml", tree))]
+    assert benchmark.main(["read", *given, "--bytes", "1", "--turns", "1"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     wanted = {"raw", "raw, shuffled", "reader", "reader, in order", "reader, parquet", "drawn"}
     assert set(found["s3"]["ways"]) == wanted
@@ -173,6 +175,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "give either a URI to write to, or --config"),
         (["x", "--bytes", "0"], "is not a size"),
         (["x", "--bytes", "many"], "is not a size"),
         (["x", "--turns", "0"], "is not a number of 1 or more"),

@@ -261,10 +261,18 @@ def test_numbers_that_count_are_1_or_more(capsys, option, value):
     assert f"argument {option}: '{value}' is not a number of 1 or more" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("options", [[], ["--config", "configs/demo.yaml"]])
+def test_a_gpu_is_looked_for_though_none_is_asked_of_ray(capsys, options):
+    assert main(["vae", *options, "--device", "cuda"]) == 1
+    assert "torch finds no CUDA device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--height", "40"], "multiple of 16"),
+        (["--config", "configs/demo.yaml"], "set vae.checkpoint or vae.widths there"),
         (["--check", "--goldens", "/nowhere"], "--goldens"),
         (["--checkpoint", "/nowhere.safetensors"], "/nowhere.safetensors"),
         (["--out", "/nowhere/vae.json"], "--out /nowhere/vae.json: No such file or directory"),
