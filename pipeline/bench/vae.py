@@ -187,10 +187,11 @@ def _settled(args: argparse.Namespace, config: Config) -> argparse.Namespace:
         bucket = Bucket(args.height or first.height, args.width or first.width)
     except ValueError as error:
         raise UserError(str(error)) from error
-    found = {"height": bucket.height, "width": bucket.width, "dtype": config.vae.compute_dtype}
-    found |= {"threads": config.run.encoder_threads, "compile": config.run.compile}
-    if args.config is not None and found["threads"] is None:
-        found["threads"] = max(1, int(config.run.cpus_per_encoder))  # as in a run on Ray
+    threads = config.run.encoder_threads
+    if args.config is not None and threads is None:
+        threads = max(1, int(config.run.cpus_per_encoder))  # as in a run on Ray
+    found: dict[str, Any] = {"height": bucket.height, "width": bucket.width, "threads": threads}
+    found |= {"dtype": config.vae.compute_dtype, "compile": config.run.compile}
     return argparse.Namespace(**vars(args) | found)
 
 
