@@ -21,6 +21,9 @@ Batch = dict[str, np.ndarray]
 FRAMES = "frames"
 META = "meta"
 
+_META_STEP = 8192
+"""Characters by which the column of metas grows."""
+
 
 @dataclass(frozen=True)
 class SegmentInfo:
@@ -135,9 +138,13 @@ def facts_from_json(text: str) -> VideoFacts:
 
 
 def to_batch(meta: PackMeta, tensors: dict[str, np.ndarray]) -> Batch:
-    """A pack as a batch of one row."""
+    """A pack as a batch of one row, with blanks after the meta: packs of as many frames are of one
+    size, and one fits into the room that another left in the object store.
+    """
+    text = meta.to_json()
+    text = text.ljust(-(-len(text) // _META_STEP) * _META_STEP)
     return {
-        META: np.array([meta.to_json()], dtype=object),
+        META: np.array([text], dtype=object),
         **{name: tensor[None] for name, tensor in tensors.items()},
     }
 
