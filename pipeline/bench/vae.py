@@ -29,7 +29,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,8 @@ def _config(args: argparse.Namespace) -> Config:
         "run.runner": "local",  # which needs no GPUs of Ray's
     }
     if args.config is None:
-        bucket = {"height": args.height or _SIDE, "width": args.width or _SIDE}
-        fields |= {"dataset.uri": "unused", "output.uri": "unused", "buckets": [bucket]}
+        bucket = _bucket(args, Bucket(_SIDE, _SIDE))
+        fields |= {"dataset.uri": "unused", "output.uri": "unused", "buckets": [asdict(bucket)]}
         if args.checkpoint is None:
             fields["vae.random_seed"] = 0
             if args.widths == "narrow":
@@ -180,13 +180,17 @@ def _config(args: argparse.Namespace) -> Config:
     return load_config(args.config, args.set, given)
 
 
-def _settled(args: argparse.Namespace, config: Config) -> argparse.Namespace:
-    """The arguments, with what the configuration says where they are silent."""
+def _bucket(args: argparse.Namespace, other: Bucket) -> Bucket:
+    """As the arguments say, else the other."""
     try:
-        first = config.bucket_list[0]
-        bucket = Bucket(args.height or first.height, args.width or first.width)
+        return Bucket(args.height or other.height, args.width or other.width)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _settled(args: argparse.Namespace, config: Config) -> argparse.Namespace:
+    """The arguments, with what the configuration says where they are silent."""
+    bucket = _bucket(args, config.bucket_list[0])
     threads = config.run.encoder_threads
     if args.config is not None and threads is None:
         threads = max(1, int(config.run.cpus_per_encoder))  # as in a run on Ray
@@ -353,38 +357,32 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
-@dataclass(frozen=True)
-class _Line:
-    what: str
-    value: str
-
-
 def _print(found: dict[str, Any], checks: Sequence[Check]) -> None:
-    for line in _table(found) if "counted" in found else []:
-        print(f"{line.what:<12} {line.value}")
+    for what, value in _table(found) if "counted" in found else []:
+        print(f"{what:<12} {value}")
     for check in checks:
         print(f"{'ok   ' if check.passed else 'WRONG'} {check}")
 
 
-def _table(found: dict[str, Any]) -> list[_Line]:
+def _table(found: dict[str, Any]) -> list[tuple[str, str]]:
     counted = found["counted"]
     peak = found["peak_bytes"]
     lines = [
-        _Line("device", f"{found['device']}, {found['threads']} thread(s), {found['dtype']}"),
-        _Line("loading", f"{found['loading_seconds']:.2f} s"),
-        _Line("first call", f"{found['first_call_seconds']:.2f} s"),
-        _Line("a call", f"{found['seconds']:.3f} s"),
-        _Line("windows", f"{found['windows_per_second']:.3f}/s"),
-        _Line("CPU time", f"{found['cpu_seconds_per_window']:.3f} s a window"),
-        _Line("rate", f"{found['flops_per_second'] / 1e12:.3g} TFLOP/s"),
-        _Line("torch.mm", f"{found['mm_flops_per_second'] / 1e12:.3g} TFLOP/s"),
-        _Line(
+        ("device", f"{found['device']}, {found['threads']} thread(s), {found['dtype']}"),
+        ("loading", f"{found['loading_seconds']:.2f} s"),
+        ("first call", f"{found['first_call_seconds']:.2f} s"),
+        ("a call", f"{found['seconds']:.3f} s"),
+        ("windows", f"{found['windows_per_second']:.3f}/s"),
+        ("CPU time", f"{found['cpu_seconds_per_window']:.3f} s a window"),
+        ("rate", f"{found['flops_per_second'] / 1e12:.3g} TFLOP/s"),
+        ("torch.mm", f"{found['mm_flops_per_second'] / 1e12:.3g} TFLOP/s"),
+        (
             "of torch.mm",
             f"{found['of_mm']:.2f} ({found['of_mm_by_cpu_seconds']:.2f} by CPU seconds)",
         ),
-        _Line("memory", "not known" if peak is None else human_bytes(peak)),
-        _Line("planned", f"{human_bytes(found['planned_bytes'])}: {found['plan']}"),
-        _Line(
+        ("memory", "not known" if peak is None else human_bytes(peak)),
+        ("planned", f"{human_bytes(found['planned_bytes'])}: {found['plan']}"),
+        (
             "counted",
             f"{counted['flops'] / 1e12:.3g} TFLOP, {human_bytes(counted['bytes_moved'])} moved, "
             f"{human_bytes(counted['minimal_bytes'])} of it by convolutions, linear maps and "
@@ -392,8 +390,8 @@ def _table(found: dict[str, Any]) -> list[_Line]:
         ),
     ]
     if "copy_hidden" in found:
-        lines.append(_Line("copies", f"{found['copy_hidden']:.0%} beside an encoding"))
+        lines.append(("copies", f"{found['copy_hidden']:.0%} beside an encoding"))
     if "compiled_norms" in found:
         rate = found["compiled_norms"]["per_second"]
-        lines.append(_Line("norms as one", f"{rate:.3f} windows/s"))
+        lines.append(("norms as one", f"{rate:.3f} windows/s"))
     return lines
