@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import io
 import json
-import resource
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,8 +20,9 @@ import numpy as np
 
 from pipeline.bench.apart import apart
 from pipeline.bench.build import bench_config, build, change_one
+from pipeline.bench.measure import resident_bytes
 from pipeline.catalog import read_catalog
-from pipeline.errors import Reason, SourceError
+from pipeline.errors import Reason, SourceError, UserError
 from pipeline.job import EXIT_DONE, JobOptions, run_job
 from pipeline.manifest import Manifest
 from pipeline.plan import ProbeAnswer, make_plan
@@ -98,7 +99,9 @@ def measure_whole(folder: Path, windows: int) -> Whole:
     state = report["sources"]
     if code != EXIT_DONE or report["windows"] != windows or state["ok"] != state["total"]:
         raise RuntimeError(f"the refresh ended with {code}, and not as expected: {report}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resident_bytes(os.getpid())
+    if peak is None:
+        raise UserError("this system does not tell the peak memory of a process (VmHWM)")
     return Whole(seconds, peak)
 
 
