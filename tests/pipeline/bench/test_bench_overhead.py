@@ -60,7 +60,7 @@ def test_a_small_run(config, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     [turn] = found["turns"]
     assert turn["windows"] == 2 * (250 // 17)
-    assert turn["whole"] > turn["decode"] > 0
+    assert turn["decode"] > 0  # "whole" is the difference of two runs of a second: any number
     assert turn["write"] > 0
     assert turn["idle"] == 0  # no Ray
     assert found["left"] == pytest.approx(overhead.Overhead(**turn).left)
