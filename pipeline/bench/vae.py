@@ -46,6 +46,7 @@ from pipeline.bench.goldens import (
     without_tf32,
 )
 from pipeline.bench.measure import Cost, Rates, conditions, in_turns, measured, resident_bytes
+from pipeline.bench.write import asked_bucket
 from pipeline.buckets import Bucket
 from pipeline.cli import positive
 from pipeline.config import Config, WidthsConfig, load_config
@@ -61,8 +62,8 @@ NARROW = WidthsConfig(
 )
 """The widths of the reference's narrow model (``v2_small``)."""
 
-_SIDE = 256
-"""Height and width of the bucket where nothing says."""
+_BUCKET = Bucket(256, 256)
+"""Where nothing says another."""
 
 _MATRIX = {"cpu": 2048, "cuda": 8192}
 
@@ -168,7 +169,7 @@ def _config(args: argparse.Namespace) -> Config:
         "run.runner": "local",  # which needs no GPUs of Ray's
     }
     if args.config is None:
-        bucket = _bucket(args, Bucket(_SIDE, _SIDE))
+        bucket = asked_bucket(args, _BUCKET)
         fields |= {"dataset.uri": "unused", "output.uri": "unused", "buckets": [asdict(bucket)]}
         if args.checkpoint is None:
             fields["vae.random_seed"] = 0
@@ -180,17 +181,9 @@ def _config(args: argparse.Namespace) -> Config:
     return load_config(args.config, args.set, given)
 
 
-def _bucket(args: argparse.Namespace, other: Bucket) -> Bucket:
-    """As the arguments say, else the other."""
-    try:
-        return Bucket(args.height or other.height, args.width or other.width)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def _settled(args: argparse.Namespace, config: Config) -> argparse.Namespace:
     """The arguments, with what the configuration says where they are silent."""
-    bucket = _bucket(args, config.bucket_list[0])
+    bucket = asked_bucket(args, config.bucket_list[0])
     threads = config.run.encoder_threads
     if args.config is not None and threads is None:
         threads = max(1, int(config.run.cpus_per_encoder))  # as in a run on Ray

@@ -85,12 +85,18 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print. Raises ``UserError``."""
     fields = {} if args.shard_bytes is None else {"output.shard_bytes": args.shard_bytes}
     config = load_output_config(args, fields)
+    benchmark_write(config, asked_bucket(args, config.bucket_list[0]), args.turns)
+
+
+def asked_bucket(args: argparse.Namespace, other: Bucket) -> Bucket:
+    """With the height and the width of the arguments, where given, else those of ``other``.
+
+    Raises ``UserError``.
+    """
     try:
-        bucket = config.bucket_list[0]
-        bucket = Bucket(args.height or bucket.height, args.width or bucket.width)
+        return Bucket(args.height or other.height, args.width or other.width)
     except ValueError as error:
         raise UserError(str(error)) from error
-    benchmark_write(config, bucket, args.turns)
 
 
 def fields_at(uri: str) -> dict[str, Any]:
